@@ -1,0 +1,1 @@
+"""What a clinic's appointment book means: events, states, decisions. Pure; the time and new ids come in as arguments."""

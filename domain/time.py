@@ -1,0 +1,125 @@
+"""Instants, periods and wall time.
+
+Instants are UTC. Wall time belongs to an IANA zone: a wall time that a clock change skips moves forward by the gap; one
+that happens twice is the first (RFC 5545 §3.3.5). Periods are half-open, so a visit ending at ten leaves ten free.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, AwareDatetime, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from domain.refusals import Invalid
+
+# The machine's own time-zone files are left alone: two versions of tzdata in one product show a slot at one hour and
+# refuse it at another. What is read is the pinned `tzdata` package.
+zoneinfo.reset_tzpath(to=())
+
+DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
+
+
+class UnknownZone(Invalid):
+    code = "unknown_zone"
+
+
+def _utc(value: datetime) -> datetime:
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+@lru_cache(maxsize=1024)
+def zone(name: str) -> ZoneInfo:
+    """The IANA zone of that name. Raises `UnknownZone`."""
+    try:
+        return ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UnknownZone(f"{name[:64]!r} is not an IANA time zone", zone=name[:64]) from error
+
+
+def _known_zone(name: str) -> str:
+    try:
+        zone(name)
+    except UnknownZone as error:
+        raise ValueError(error.message) from error
+    return name
+
+
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
+
+
+def instant_of(day: date, wall: time, place: ZoneInfo) -> datetime:
+    """The UTC instant of a wall time in a zone. `fold=0` is both rules at once: the first of two, and across a gap the
+    offset before it, which lands the gap's length later."""
+    return datetime.combine(day, wall.replace(fold=0), tzinfo=place).astimezone(UTC)
+
+
+def local_day(instant: datetime, place: ZoneInfo) -> date:
+    return instant.astimezone(place).date()
+
+
+def day_bounds(day: date, place: ZoneInfo) -> Period:
+    """The instants at which a local day starts and ends: 23, 24 or 25 hours apart, or what the zone makes of it."""
+    return Period(instant_of(day, time.min, place), instant_of(day + DAY, time.min, place))
+
+
+def week_bounds(day: date, place: ZoneInfo) -> Period:
+    """The local week around a day, Monday to Sunday (ISO 8601)."""
+    monday = day - timedelta(days=day.weekday())
+    return Period(instant_of(monday, time.min, place), instant_of(monday + 7 * DAY, time.min, place))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Period:
+    """A half-open interval [start, end) of instants."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def length(self) -> timedelta:
+        return self.end - self.start
+
+    def overlaps(self, other: Period) -> bool:
+        return self.start < other.end and other.start < self.end
+
+    def contains(self, other: Period) -> bool:
+        return self.start <= other.start and other.end <= self.end
+
+    def widened(self, before: timedelta, after: timedelta) -> Period:
+        return Period(self.start - before, self.end + after)
+
+    def utc_days(self) -> Iterator[date]:
+        """The UTC days that the period touches; midnight as an end touches no further day."""
+        day, last = self.start.date(), (self.end - timedelta.resolution).date()
+        while day <= last:
+            yield day
+            day += DAY
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        fields = core_schema.dataclass_args_schema(
+            "Period",
+            [
+                core_schema.dataclass_field("start", handler.generate_schema(Instant), kw_only=False),
+                core_schema.dataclass_field("end", handler.generate_schema(Instant), kw_only=False),
+            ],
+        )
+        shape = core_schema.dataclass_schema(cls, fields, ["start", "end"], slots=True, frozen=True)
+        return core_schema.no_info_after_validator_function(_ordered, shape)
+
+
+def _ordered(period: Period) -> Period:
+    if period.end <= period.start:
+        raise ValueError("a period ends after it starts")
+    return period
