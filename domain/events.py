@@ -63,9 +63,8 @@ class Event(BaseModel):
         )
         if cls.SEALED_FIELDS and cls.PERSON not in cls.model_fields:
             raise TypeError(f"{cls.__name__} has personal fields but PERSON names no field of it")
-        if "NAME" in cls.__dict__:
-            if EVENTS.setdefault(cls.NAME, cls) is not cls:
-                raise TypeError(f"two events are named {cls.NAME}")
+        if "NAME" in cls.__dict__ and EVENTS.setdefault(cls.NAME, cls) is not cls:
+            raise TypeError(f"two events are named {cls.NAME}")
 
 
 def _is_sealed(annotation: Any, metadata: list[Any]) -> bool:

@@ -1,0 +1,145 @@
+"""A recurring series: every date is checked first, then all are booked in one save, or none.
+
+Dates repeat in wall time at the location, so a weekly ten o'clock stays ten o'clock across clock changes. In: a rule
+and the provider's diary. Out: changes for the whole series, or one refusal that names every clash with its nearest free
+times.
+"""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from domain import appointment
+from domain.appointment import Change, Request
+from domain.events import Event
+from domain.provider import Value, location_of
+from domain.refusals import Refusal
+from domain.slots import Diary, Slot, Wish
+from domain.time import DAY, instant_of, zone
+
+
+class Frequency(StrEnum):
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+class Recurrence(Value):
+    """As RFC 5545's FREQ, INTERVAL and COUNT. A monthly date that a month lacks is left out (RFC 5545 §3.3.10)."""
+
+    frequency: Frequency
+    interval: Annotated[int, Field(ge=1, le=52)] = 1
+    count: Annotated[int, Field(ge=2, le=60)]
+
+
+class SeriesBooked(Event):
+    NAME: ClassVar[str] = "SeriesBooked.v1"
+    series_id: UUID
+    patient_id: UUID
+    provider_id: UUID
+    recurrence: Recurrence
+    appointments: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    id: UUID
+    appointments: tuple[UUID, ...]
+
+
+class SeriesClashes(Refusal):
+    """Some dates can't be booked, so none was. `clashes` holds for each: its start, code, message and alternatives."""
+
+    code = "series_clashes"
+
+
+def stream(series_id: UUID) -> str:
+    return f"series/{series_id}"
+
+
+def evolve(state: Series | None, event: Event) -> Series:
+    match event:
+        case SeriesBooked():
+            return Series(event.series_id, event.appointments)
+    raise TypeError(f"{type(event).__name__} is not an event of a series")
+
+
+def dates(first: date, recurrence: Recurrence) -> Iterator[date]:
+    """The local days of the series, the first included."""
+    made = step = 0
+    while made < recurrence.count:
+        day = _stepped(first, recurrence, step)
+        step += 1
+        if day is not None:
+            made += 1
+            yield day
+
+
+def _stepped(first: date, recurrence: Recurrence, step: int) -> date | None:
+    by = step * recurrence.interval
+    if recurrence.frequency is Frequency.DAILY:
+        return first + by * DAY
+    if recurrence.frequency is Frequency.WEEKLY:
+        return first + timedelta(weeks=by)
+    months = first.month - 1 + by
+    year, month = first.year + months // 12, months % 12 + 1
+    return date(year, month, first.day) if first.day <= monthrange(year, month)[1] else None
+
+
+def wishes(diary: Diary, wish: Wish, recurrence: Recurrence) -> Sequence[Wish]:
+    """One wish a date, each at the first one's wall time."""
+    place = zone(location_of(diary.provider, wish.location_id).time_zone)
+    local = wish.start.astimezone(place)
+    return [replace(wish, start=instant_of(day, local.time(), place)) for day in dates(local.date(), recurrence)]
+
+
+def book(
+    diary: Diary,
+    asked: Sequence[Wish],
+    requests: Sequence[Request],
+    recurrence: Recurrence,
+    series_id: UUID,
+    alternatives: Callable[[Wish, Sequence[datetime]], Sequence[Slot]],
+) -> list[Change]:
+    """Book every date or none. Each date is decided on the book as the dates before it leave it, so caps count them."""
+    changes: list[Change] = []
+    clashes: list[dict[str, Any]] = []
+    starts = [wish.start for wish in asked]
+    for wish, request in zip(asked, requests, strict=True):
+        try:
+            booked = appointment.book(diary, wish, request)
+        except Refusal as refusal:
+            clashes.append(
+                {
+                    "start": wish.start,
+                    "code": refusal.code,
+                    "message": refusal.message,
+                    "alternatives": [
+                        {"start": slot.period.start, "end": slot.period.end} for slot in alternatives(wish, starts)
+                    ],
+                }
+            )
+            continue
+        for _, event in booked:
+            diary.shelf.apply(event)
+        changes += booked
+    if clashes:
+        raise SeriesClashes(
+            f"{len(clashes)} of {len(asked)} dates can't be booked; nothing was booked", clashes=clashes
+        )
+    made = SeriesBooked(
+        series_id=series_id,
+        patient_id=requests[0].patient_id,
+        provider_id=diary.provider.id,
+        recurrence=recurrence,
+        appointments=tuple(request.appointment_id for request in requests),
+    )
+    return [(stream(series_id), made), *changes]

@@ -1,0 +1,429 @@
+"""Which times can be booked, and why the others can't.
+
+One list of rules serves three askers: a booking raises the first rule that stands against it, a free slot is a time
+that none stands against, and `explain` names them all. So a slot that is shown can be booked, as long as nobody was
+faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from uuid import UUID, uuid5
+
+from domain.availability import Entry, PageId, Shelf, in_the_way
+from domain.provider import (
+    Location,
+    Mode,
+    Opening,
+    Provider,
+    VisitType,
+    away,
+    horizon,
+    location_of,
+    opening,
+    visit_type_of,
+)
+from domain.refusals import Refusal
+from domain.resource import Resource
+from domain.time import DAY, MINUTE, Period, day_bounds, local_day, week_bounds, zone
+
+# How far a search for alternatives looks, in local days from the day that was wanted.
+ALTERNATIVE_DAYS = 14
+ALTERNATIVES = 3
+LONGEST_RANGE_DAYS = 62
+
+_SESSIONS = UUID("7d2c9a4e-3c1b-5f0a-9b0e-5a1f2c3d4e5f")
+
+
+class BookingRefused(Refusal):
+    """A rule stands against this time. Staff may set an `overridable` one aside with a coded reason; never a conflict."""
+
+    overridable = True
+
+
+class InThePast(BookingRefused):
+    code = "in_the_past"
+
+
+class TooSoon(BookingRefused):
+    code = "too_soon"
+
+
+class BeyondHorizon(BookingRefused):
+    code = "beyond_horizon"
+
+
+class OutsideOpeningHours(BookingRefused):
+    code = "outside_opening_hours"
+
+
+class PublicHoliday(BookingRefused):
+    code = "public_holiday"
+
+
+class ProviderAway(BookingRefused):
+    code = "provider_away"
+
+
+class OffSlotStep(BookingRefused):
+    code = "off_slot_step"
+
+
+class DayCapReached(BookingRefused):
+    code = "day_cap_reached"
+
+
+class WeekCapReached(BookingRefused):
+    code = "week_cap_reached"
+
+
+class NotSelfBookable(BookingRefused):
+    code = "not_self_bookable"
+
+
+class ModeNotOffered(BookingRefused):
+    code = "mode_not_offered"
+    overridable = False
+
+
+class ResourceMissing(BookingRefused):
+    """The visit type needs a kind of resource that the request does not name."""
+
+    code = "resource_missing"
+    overridable = False
+
+
+class ResourceRetired(BookingRefused):
+    code = "resource_retired"
+    overridable = False
+
+
+class LostTime(BookingRefused):
+    """Something occupies the time. `entries` stay inside; the answer carries periods, never another patient."""
+
+    overridable = False
+
+    def __init__(self, message: str, occupied: Sequence[Period] = ()) -> None:
+        super().__init__(message, occupied=[{"start": one.start, "end": one.end} for one in occupied])
+
+
+class SlotTaken(LostTime):
+    code = "slot_taken"
+
+
+class SessionFull(LostTime):
+    code = "session_full"
+
+
+class TimeIsBlocked(LostTime):
+    code = "time_blocked"
+
+
+class PatientBusy(LostTime):
+    """The patient has another visit then."""
+
+    code = "patient_busy"
+
+
+class ResourceBusy(LostTime):
+    code = "resource_busy"
+
+
+class OverrideReason(StrEnum):
+    """Why staff set a rule aside."""
+
+    URGENT_NEED = "urgent_need"
+    PATIENT_REQUEST = "patient_request"
+    PROVIDER_AGREED = "provider_agreed"
+    RECORDED_AFTERWARDS = "recorded_afterwards"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A time that somebody wants. `moving` is the appointment that would leave its old time for it."""
+
+    visit_type_id: UUID
+    location_id: UUID
+    start: datetime
+    mode: Mode = Mode.IN_PERSON
+    patient_id: UUID | None = None
+    resources: tuple[UUID, ...] = ()
+    moving: UUID | None = None
+    by_patient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diary:
+    """Everything that a question about one provider's time looks at, read at one moment. `now` is UTC."""
+
+    provider: Provider
+    shelf: Shelf
+    now: datetime
+    resources: Mapping[UUID, Resource] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A free time: the visit's own period, without buffers. `seats_left` counts a group visit's free places."""
+
+    period: Period
+    location_id: UUID
+    visit_type_id: UUID
+    seats_left: int = 1
+
+
+def session_of(provider_id: UUID, visit_type: VisitType, start: datetime, appointment_id: UUID) -> UUID:
+    """A group visit's session is known by provider, visit type and start, so that everybody finds the same one."""
+    if visit_type.seats == 1:
+        return appointment_id
+    return uuid5(_SESSIONS, f"{provider_id}/{visit_type.id}/{start.isoformat()}")
+
+
+def pages_for(provider: Provider, wish: Wish) -> Sequence[PageId]:
+    """The pages that decide about one wish: those it would occupy, and those that its caps count."""
+    visit_type = visit_type_of(provider, wish.visit_type_id)
+    occupied = visit_type.occupied(wish.start)
+    pages = [(resource, day) for resource in (provider.id, *wish.resources) for day in occupied.utc_days()]
+    if wish.patient_id is not None:
+        pages += [(wish.patient_id, day) for day in visit_type.visit(wish.start).utc_days()]
+    place = zone(location_of(provider, wish.location_id).time_zone)
+    pages += _cap_pages(provider, local_day(wish.start, place), wish.location_id)
+    return list(dict.fromkeys(pages))
+
+
+def pages_between(provider: Provider, wish: Wish, first: date, last: date) -> Sequence[PageId]:
+    """The pages that decide about every start on the local days from `first` to `last`."""
+    visit_type = visit_type_of(provider, wish.visit_type_id)
+    place = zone(location_of(provider, wish.location_id).time_zone)
+    # A day's hours may run past midnight, and a visit past the hours that it started in.
+    span = Period(day_bounds(first, place).start, day_bounds(last + DAY, place).end).widened(
+        visit_type.buffer_before_minutes * MINUTE,
+        (visit_type.duration_minutes + visit_type.buffer_after_minutes) * MINUTE,
+    )
+    days = list(span.utc_days())
+    owners = [provider.id, *wish.resources, *([wish.patient_id] if wish.patient_id else [])]
+    pages = [(owner, day) for owner in owners for day in days]
+    day = first
+    while day <= last + DAY:
+        pages += _cap_pages(provider, day, wish.location_id)
+        day += DAY
+    return list(dict.fromkeys(pages))
+
+
+def _cap_pages(provider: Provider, day: date, location_id: UUID) -> Iterator[PageId]:
+    place = zone(location_of(provider, location_id).time_zone)
+    if provider.rules.cap_per_week is not None:
+        counted = week_bounds(day, place)
+    elif provider.rules.cap_per_day is not None:
+        counted = day_bounds(day, place)
+    else:
+        return
+    for utc_day in counted.utc_days():
+        yield provider.id, utc_day
+
+
+def refusals(diary: Diary, wish: Wish) -> Iterator[Refusal]:
+    """Every rule that stands against a wish, the plainest first; none means that it can be booked.
+
+    Raises `UnknownVisitType` and `UnknownLocation`.
+    """
+    yield from _refusals(diary, wish, None)
+
+
+def _refusals(diary: Diary, wish: Wish, hours: Sequence[Opening] | None) -> Iterator[BookingRefused]:
+    provider = diary.provider
+    visit_type = visit_type_of(provider, wish.visit_type_id)
+    location = location_of(provider, wish.location_id)
+    visit, occupied = visit_type.visit(wish.start), visit_type.occupied(wish.start)
+    yield from _request(diary, wish, visit_type)
+    yield from _notice(diary, visit)
+    yield from _hours(provider, location, visit, _openings(provider, location, visit) if hours is None else hours)
+    yield from _caps(diary, wish, location, visit)
+    yield from _conflicts(diary, wish, visit_type, visit, occupied)
+
+
+def _request(diary: Diary, wish: Wish, visit_type: VisitType) -> Iterator[BookingRefused]:
+    if wish.mode not in visit_type.modes:
+        yield ModeNotOffered(
+            "this visit type is not offered this way", offered=[mode.value for mode in visit_type.modes]
+        )
+    if wish.by_patient and not visit_type.self_bookable:
+        yield NotSelfBookable("this visit type is booked by the clinic; please call")
+    if visit_type.needs or wish.resources:
+        named = {resource.kind.value for key in wish.resources if (resource := diary.resources.get(key))}
+        for kind in visit_type.needs:
+            if kind not in named:
+                yield ResourceMissing(f"this visit type needs a {kind}; name one in `resources`", kind=kind)
+        for key in wish.resources:
+            found = diary.resources.get(key)
+            if found is not None and found.retired:
+                yield ResourceRetired("this resource is no longer in use", resource_id=str(key))
+
+
+def _notice(diary: Diary, visit: Period) -> Iterator[BookingRefused]:
+    rules, now = diary.provider.rules, diary.now
+    if visit.start < now:
+        yield InThePast("this time is past")
+    elif visit.start < now + rules.minimum_notice_minutes * MINUTE:
+        earliest = now + rules.minimum_notice_minutes * MINUTE
+        yield TooSoon(f"{rules.minimum_notice_minutes} minutes of notice are needed", earliest=earliest)
+    if visit.start > horizon(diary.provider, now):
+        yield BeyondHorizon(f"bookings open {rules.horizon_days} days ahead", latest=horizon(diary.provider, now))
+
+
+def _openings(provider: Provider, location: Location, visit: Period) -> Sequence[Opening]:
+    """The hours that could hold a visit: of its local day, and of the day before, which may run past midnight."""
+    day = local_day(visit.start, zone(location.time_zone))
+    return [opening(provider, location, day), opening(provider, location, day - DAY)]
+
+
+def _hours(
+    provider: Provider, location: Location, visit: Period, openings: Sequence[Opening]
+) -> Iterator[BookingRefused]:
+    around = [one for hours in openings for one in hours.periods if one.contains(visit)]
+    step = provider.rules.slot_step_minutes * MINUTE
+    if not around:
+        if openings[0].closed_because == "public_holiday":
+            name = provider.holidays.get((location.id, openings[0].day), "")
+            yield PublicHoliday(f"closed for a public holiday: {name}", holiday=name)
+        else:
+            yield OutsideOpeningHours(
+                "outside opening hours",
+                open=[{"start": one.start, "end": one.end} for one in openings[0].periods],
+                because=openings[0].closed_because,
+            )
+    elif all((visit.start - one.start) % step for one in around):
+        yield OffSlotStep(
+            f"visits start every {provider.rules.slot_step_minutes} minutes from the opening on",
+            step_minutes=provider.rules.slot_step_minutes,
+            opening=around[0].start,
+        )
+    if (absence := away(provider, visit)) is not None:
+        yield ProviderAway("the provider is away", until=absence[0].end)
+
+
+def _caps(diary: Diary, wish: Wish, location: Location, visit: Period) -> Iterator[BookingRefused]:
+    rules = diary.provider.rules
+    if rules.cap_per_day is None and rules.cap_per_week is None:
+        return
+    place = zone(location.time_zone)
+    day = local_day(visit.start, place)
+    if rules.cap_per_day is not None and _booked_in(diary, day_bounds(day, place), wish.moving) >= rules.cap_per_day:
+        yield DayCapReached(f"at most {rules.cap_per_day} visits a day", day=day)
+    if rules.cap_per_week is not None and _booked_in(diary, week_bounds(day, place), wish.moving) >= rules.cap_per_week:
+        yield WeekCapReached(f"at most {rules.cap_per_week} visits a week", day=day)
+
+
+def _booked_in(diary: Diary, counted: Period, moving: UUID | None) -> int:
+    return sum(
+        1
+        for entry in diary.shelf.entries(diary.provider.id, counted)
+        if entry.block is None
+        and entry.id != moving
+        and entry.live(diary.now)
+        and counted.start <= entry.visit.start < counted.end
+    )
+
+
+def _conflicts(
+    diary: Diary, wish: Wish, visit_type: VisitType, visit: Period, occupied: Period
+) -> Iterator[BookingRefused]:
+    provider, shelf, now = diary.provider, diary.shelf, diary.now
+    session = None if visit_type.seats == 1 else session_of(provider.id, visit_type, wish.start, provider.id)
+    stands = in_the_way(
+        shelf,
+        provider.id,
+        occupied,
+        now=now,
+        session_id=session,
+        allowance=provider.rules.overbooking_allowance,
+        ignoring=wish.moving,
+    )
+    if stands:
+        yield _lost(stands, session)
+    for key in wish.resources:
+        if entries := in_the_way(shelf, key, occupied, now=now, session_id=session, ignoring=wish.moving):
+            yield ResourceBusy("a room or device is in use then", _periods(entries))
+    if wish.patient_id is not None and (
+        entries := in_the_way(shelf, wish.patient_id, visit, now=now, ignoring=wish.moving)
+    ):
+        yield PatientBusy("the patient has another visit then", _periods(entries))
+
+
+def _lost(stands: Sequence[Entry], session: UUID | None) -> LostTime:
+    if stands[0].block is not None:
+        return TimeIsBlocked("this time is not open for visits", _periods(stands))
+    if session is not None and all(entry.session_id == session for entry in stands):
+        return SessionFull("every place of this group visit is taken", _periods(stands))
+    return SlotTaken("this time is taken", _periods(stands))
+
+
+def _periods(entries: Sequence[Entry]) -> Sequence[Period]:
+    return sorted({entry.occupied for entry in entries})
+
+
+def starts(provider: Provider, location: Location, day: date) -> Iterator[tuple[Opening, datetime]]:
+    """Every instant of a local day at which a visit may start by the step alone."""
+    hours = opening(provider, location, day)
+    step = provider.rules.slot_step_minutes * MINUTE
+    for period in hours.periods:
+        at = period.start
+        while at < period.end:
+            yield hours, at
+            at += step
+
+
+def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Slot]:
+    """The free times that start in hours of the local days from `first` to `last`, in order.
+
+    `wish.start` is not looked at. The diary must hold `pages_between` the days.
+    """
+    provider = diary.provider
+    visit_type = visit_type_of(provider, wish.visit_type_id)
+    location = location_of(provider, wish.location_id)
+    day = first
+    while day <= last:
+        for hours, at in starts(provider, location, day):
+            asked = replace(wish, start=at)
+            if next(_refusals(diary, asked, (hours,)), None) is None:
+                visit = visit_type.visit(at)
+                yield Slot(visit, location.id, visit_type.id, _seats_left(diary, visit_type, at))
+        day += DAY
+
+
+def _seats_left(diary: Diary, visit_type: VisitType, start: datetime) -> int:
+    if visit_type.seats == 1:
+        return 1
+    session = session_of(diary.provider.id, visit_type, start, diary.provider.id)
+    entries = diary.shelf.entries(diary.provider.id, visit_type.occupied(start))
+    return visit_type.seats - sum(1 for entry in entries if entry.session_id == session and entry.live(diary.now))
+
+
+def days_around(provider: Provider, wish: Wish, now: datetime) -> tuple[date, date]:
+    """The local days in which alternatives to a wish are looked for: its own, and those that follow."""
+    place = zone(location_of(provider, wish.location_id).time_zone)
+    first = max(local_day(wish.start, place), local_day(now, place))
+    return first, first + timedelta(days=ALTERNATIVE_DAYS)
+
+
+def nearest(diary: Diary, wish: Wish, *, wanted: int = ALTERNATIVES, but: Collection[datetime] = ()) -> Sequence[Slot]:
+    """The free times nearest to the wished one, in time order. The diary must hold `pages_between(*days_around)`."""
+    first, last = days_around(diary.provider, wish, diary.now)
+    found: list[Slot] = []
+
+    def distance(slot: Slot) -> timedelta:
+        return abs(slot.period.start - wish.start)
+
+    for slot in free_slots(diary, wish, first, last):
+        # Slots come in time order: past the wish, each is further away than the one before.
+        if slot.period.start > wish.start and len(found) >= wanted:
+            furthest = sorted(map(distance, found))[wanted - 1]
+            if distance(slot) >= furthest:
+                break
+        if slot.period.start not in but:
+            found.append(slot)
+    return sorted(sorted(found, key=distance)[:wanted], key=lambda slot: slot.period.start)
