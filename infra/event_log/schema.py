@@ -47,4 +47,3 @@ def migrate(dsn: str) -> Sequence[int]:
                 connection.execute("INSERT INTO schema_migrations (number, name) VALUES (%s, %s)", (number, name))
                 applied.append(number)
     return applied
-

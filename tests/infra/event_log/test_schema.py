@@ -52,7 +52,7 @@ def test_the_superuser_may_not_change_what_is_recorded(database: Database, state
 def test_the_application_has_no_right_beyond_appending(database: Database, statement: str) -> None:
     with psycopg.connect(database.app, autocommit=True) as connection:
         connection.execute(ROW)
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied|must be owner"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"permission denied|must be owner"):
             connection.execute(statement.encode())
 
 

@@ -1,0 +1,115 @@
+"""How the log's connections are opened, and which of PostgreSQL's errors mean that it can't be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from domain.ports import LogUnavailable
+
+# Classes of SQLSTATE that say nothing about what was asked: connection, transaction rollback, transaction state,
+# resources, object in use, operator intervention, system error, and an internal one.
+_TRANSIENT = ("08", "25", "40", "53", "55", "57", "58", "XX")
+
+
+async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
+    """An autocommit connection with the given server settings. A dead peer is noticed within some 15 seconds."""
+    connection = await AsyncConnection.connect(
+        dsn,
+        autocommit=True,
+        prepare_threshold=1,
+        connect_timeout=3,
+        application_name=f"daybook {name}",
+        keepalives_idle=5,
+        keepalives_interval=3,
+        keepalives_count=3,
+        tcp_user_timeout=15_000,
+    )
+    try:
+        for setting, value in settings.items():
+            await connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether the error speaks of the server's state and not of the data that was sent."""
+    if not isinstance(error, psycopg.Error):
+        return isinstance(error, OSError)
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_TRANSIENT)
+
+
+class Connections:
+    """A few connections for reading. Questions that meet a broken one are asked again until `patience` is over."""
+
+    def __init__(self, dsn: str, name: str, *, size: int = 4, patience: float = 5.0) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._patience = patience
+        self._idle: list[AsyncConnection[Any]] = []
+        self._free = asyncio.Semaphore(size)
+        self._asked: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._asked:
+            await asyncio.wait(self._asked, timeout=self._patience)
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds."""
+        # A task of its own: psycopg answers a cancellation by waiting for the server, which may be the one that hangs.
+        task = asyncio.create_task(self._fetch(query, parameters))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+        done, _ = await asyncio.wait((task,), timeout=self._patience)
+        if not done:
+            task.add_done_callback(swallow)
+            raise LogUnavailable("the log did not answer in time")
+        return task.result()
+
+    async def _fetch(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        give_up = time.monotonic() + self._patience
+        pause = 0.05
+        while True:
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+            async with self._free:
+                connection = None
+                try:
+                    connection = self._idle.pop() if self._idle else await self._connect()
+                    cursor = await connection.execute(query.encode(), parameters, binary=True)
+                    rows = await cursor.fetchall() if cursor.description else []
+                    self._idle.append(connection)
+                    return rows
+                except (psycopg.Error, OSError) as error:
+                    if connection is not None:
+                        await connection.close()
+                    if not unavailable(error):
+                        raise
+                    # One lost connection speaks for the others: the server was restarted.
+                    while self._idle:
+                        await self._idle.pop().close()
+                    if time.monotonic() + pause > give_up:
+                        raise LogUnavailable("the log can't be reached") from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        return await connect(self._dsn, self._name, statement_timeout="60s", timezone="UTC")
+
+
+def swallow(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,195 @@
+"""The event log in PostgreSQL: saves go in, events come out. Implements `domain.ports.EventLog`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Self
+
+from domain.ports import KeyReused, Keyring, NewEvent, Recorded, Save, Saved, VersionConflict
+from domain.refusals import Invalid
+from infra.clock import DatabaseClock
+from infra.event_log.codec import Stored, decode, encode, person_of, persons_in
+from infra.event_log.connections import Connections
+from infra.event_log.reader import Reader, Row
+from infra.event_log.rows import Draft, draft
+from infra.event_log.watch import Watch
+from infra.event_log.writer import Remember, Stats, Writer, saved_before
+
+_LONGEST_NAME = 512
+_REMEMBERED = (
+    "SELECT body_hash, first_position, last_position, result, recorded_at FROM commands"
+    " WHERE organization = %s AND actor = %s AND key = %s"
+)
+
+
+class PostgresEventLog:
+    """Open it inside the event loop that uses it: `async with PostgresEventLog(dsn, keyring) as log`.
+
+    `dsn` is entered as the application's role. `clock` follows the database's time. `patience` is how many seconds a
+    question or a save may take before `LogUnavailable`.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        keyring: Keyring,
+        *,
+        clock: DatabaseClock | None = None,
+        patience: float = 5.0,
+        readers: int = 4,
+    ) -> None:
+        self.clock = clock or DatabaseClock()
+        self._keyring = keyring
+        self._patience = patience
+        self._connections = Connections(dsn, "reader", size=readers, patience=patience)
+        self._reader = Reader(self._connections)
+        self._watch = Watch(dsn, self.clock)
+        self._writer = Writer(dsn, self.clock, on_commit=self._watch.advance, patience=patience)
+
+    async def open(self) -> None:
+        """Raises `LogUnavailable` when the log can't be reached; later losses are recovered from."""
+        await self._watch.open(self._patience)
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Finish the saves under way, then disconnect."""
+        await self._writer.close()
+        await self._watch.close()
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    @property
+    def stats(self) -> Stats:
+        return self._writer.stats
+
+    async def append(self, save: Save) -> Saved:
+        """See the port. Raises `Invalid` for text that the log can't hold, and `ValueError` when a written stream has
+        no expected version."""
+        context = save.context
+        prefix = _prefix(context.organization)
+        for new in save.events:
+            if new.stream not in save.expected:
+                raise ValueError("a stream is written without an expected version")
+        keys: Mapping[str, bytes | None] = {}
+        persons = {person for new in save.events if (person := person_of(new.event)) is not None}
+        if persons:
+            keys = await self._keyring.keys(context.organization, persons, create=True)
+        remember = None
+        if (memory := save.memory) is not None:
+            remember = Remember(context.organization, context.actor, memory.key, memory.body_hash, memory.result)
+        try:
+            return await self._writer.submit(
+                {prefix + stream: version for stream, version in save.expected.items()},
+                [_draft(save, new, prefix, keys) for new in save.events],
+                remember=remember,
+            )
+        except VersionConflict as conflict:
+            cut = len(prefix)
+            raise VersionConflict({name[cut:]: version for name, version in conflict.actual.items()}) from None
+
+    async def remembered(self, organization: str, actor: str, key: str, body_hash: bytes) -> Saved | None:
+        rows = await self._connections.fetch(_REMEMBERED, (organization, actor, key))
+        if not rows:
+            return None
+        known_hash, first, last, result, recorded_at = rows[0]
+        if known_hash != body_hash:
+            raise KeyReused("the key was used with another body")
+        return saved_before(first, last, result, recorded_at)
+
+    async def load(
+        self, organization: str, after: Mapping[str, int], *, upto: int | None = None
+    ) -> Mapping[str, Sequence[Recorded]]:
+        prefix = _prefix(organization)
+        found = await self._reader.load({prefix + stream: version for stream, version in after.items()}, upto)
+        events = await self._recorded([row for rows in found for row in rows])
+        answer: dict[str, Sequence[Recorded]] = {}
+        start = 0
+        for stream, rows in zip(after, found, strict=True):
+            answer[stream] = events[start : start + len(rows)]
+            start += len(rows)
+        return answer
+
+    async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
+        prefix = _prefix(organization)
+        names = await self._reader.streams(prefix + first, prefix + last)
+        return [name[len(prefix) :] for name in names]
+
+    async def read(self, after: int, limit: int) -> Sequence[Recorded]:
+        return await self._recorded(await self._reader.after(after, limit))
+
+    async def head(self) -> int:
+        rows = await self._connections.fetch("SELECT position FROM log_head")
+        position = int(rows[0][0])
+        self._watch.advance(position)
+        return position
+
+    async def wait(self, after: int, timeout: float) -> int:
+        return await self._watch.wait(after, timeout)
+
+    async def position_at(self, instant: datetime) -> int:
+        rows = await self._connections.fetch("SELECT position_at(%s::timestamptz)", (instant,))
+        return int(rows[0][0])
+
+    async def _recorded(self, rows: Sequence[Row]) -> list[Recorded]:
+        stored = [Stored(row[0], row[1], row[4], row[5], row[6]) for row in rows]
+        wanted: dict[str, set[str]] = {}
+        for item in stored:
+            if persons := persons_in(item):
+                wanted.setdefault(item.organization, set()).update(persons)
+        keys = {
+            organization: await self._keyring.keys(organization, persons) for organization, persons in wanted.items()
+        }
+        return [
+            Recorded(
+                position=row[0],
+                organization=row[1],
+                stream=row[2][len(row[1]) + 1 :],
+                version=row[3],
+                event_id=row[4],
+                event=decode(item, keys.get(item.organization, {})),
+                occurred_at=row[13],
+                recorded_at=row[14],
+                actor=row[7],
+                command_id=row[10],
+                correlation_id=row[11],
+                causation_id=row[12],
+                on_behalf_of=row[8],
+                purpose=row[9],
+            )
+            for row, item in zip(rows, stored, strict=True)
+        ]
+
+
+def _prefix(organization: str) -> str:
+    # A slash would let one organization name another's streams.
+    if not organization or "/" in organization:
+        raise Invalid("an organization's name is not empty and holds no slash")
+    return organization + "/"
+
+
+def _draft(save: Save, new: NewEvent, prefix: str, keys: Mapping[str, bytes | None]) -> Draft:
+    context = save.context
+    if len(new.stream) > _LONGEST_NAME:
+        raise Invalid("a stream's name is too long")
+    person = person_of(new.event)
+    return draft(
+        organization=context.organization,
+        stream=prefix + new.stream,
+        event_id=new.event_id,
+        name=new.event.NAME,
+        payload=encode(new.event, context.organization, new.event_id, keys.get(person) if person else None),
+        actor=context.actor,
+        on_behalf_of=context.on_behalf_of,
+        purpose=context.purpose,
+        command_id=context.command_id,
+        correlation_id=context.correlation_id,
+        causation_id=context.causation_id,
+        occurred_at=new.occurred_at,
+    )

@@ -1,0 +1,101 @@
+"""Reads the log: rows out of PostgreSQL, raw. Questions about streams that arrive together are asked as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+from infra.event_log.connections import Connections, swallow
+from infra.event_log.rows import COLUMNS
+
+Row = tuple[Any, ...]
+
+_COLUMNS: Final = ", ".join(f"e.{column}" for column in COLUMNS[:-1])
+_NO_END: Final = 2**63 - 1
+_BY_STREAM = (
+    f"SELECT {_COLUMNS}, wanted.place FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) WITH ORDINALITY"  # noqa: S608
+    " AS wanted(stream, after, upto, place) JOIN LATERAL (SELECT * FROM events WHERE events.stream = wanted.stream"
+    " AND events.version > wanted.after AND events.position <= wanted.upto ORDER BY events.version) AS e ON true"
+    " ORDER BY wanted.place, e.version"
+)
+_BY_POSITION = f"SELECT {_COLUMNS} FROM events AS e WHERE e.position > %s ORDER BY e.position LIMIT %s"  # noqa: S608
+# Steps from one stream's first entry in the index to the next stream's, however long the streams are.
+_STREAMS = (
+    "WITH RECURSIVE found(stream) AS ("
+    "(SELECT stream FROM events WHERE stream >= %s AND stream <= %s ORDER BY stream LIMIT 1) UNION ALL "
+    "SELECT (SELECT e.stream FROM events AS e WHERE e.stream > found.stream AND e.stream <= %s"
+    " ORDER BY e.stream LIMIT 1) FROM found WHERE found.stream IS NOT NULL"
+    ") SELECT stream FROM found WHERE stream IS NOT NULL"
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    after: Mapping[str, int]
+    upto: int
+    future: asyncio.Future[list[list[Row]]]
+
+
+class Reader:
+    """Rows as tuples of the columns but the hash. Streams are full names. Raises `LogUnavailable`."""
+
+    def __init__(self, connections: Connections, *, at_once: int = 3) -> None:
+        self._connections = connections
+        self._at_once = at_once
+        self._asking: set[asyncio.Task[None]] = set()
+        self._waiting: list[_Request] = []
+
+    async def streams(self, first: str, last: str) -> Sequence[str]:
+        return [row[0] for row in await self._connections.fetch(_STREAMS, (first, last, last))]
+
+    async def after(self, position: int, limit: int) -> list[Row]:
+        return await self._connections.fetch(_BY_POSITION, (position, limit))
+
+    async def load(self, after: Mapping[str, int], upto: int | None) -> list[list[Row]]:
+        """The rows of each stream in `after`, in its order. Calls made while others are under way ride together."""
+        loop = asyncio.get_running_loop()
+        request = _Request(after, _NO_END if upto is None else upto, loop.create_future())
+        if not self._waiting:
+            loop.call_soon(self._ask)
+        self._waiting.append(request)
+        return await request.future
+
+    def _ask(self) -> None:
+        if self._waiting and len(self._asking) < self._at_once:
+            task = asyncio.create_task(self._answer(self._waiting))
+            self._waiting = []
+            self._asking.add(task)
+            task.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        swallow(task)
+        self._ask()
+
+    async def _answer(self, requests: Sequence[_Request]) -> None:
+        streams: list[str] = []
+        after: list[int] = []
+        upto: list[int] = []
+        for request in requests:
+            streams += request.after
+            after += request.after.values()
+            upto += [request.upto] * len(request.after)
+        try:
+            rows = await self._connections.fetch(_BY_STREAM, (streams, after, upto))
+        except Exception as error:
+            for request in requests:
+                if not request.future.done():
+                    request.future.set_exception(copy(error))
+            return
+        found: list[list[Row]] = [[] for _ in streams]
+        for row in rows:
+            found[row[-1] - 1].append(row)
+        start = 0
+        for request in requests:
+            end = start + len(request.after)
+            if not request.future.done():
+                request.future.set_result(found[start:end])
+            start = end

@@ -1,0 +1,165 @@
+"""Row v1: the bytes of an event's row as they are written, hashed and checked.
+
+In: an event's columns. Out: the bytes that PostgreSQL's binary COPY takes and gives, the leaf over them and the chain.
+docs/decisions/0001-row-v1-and-chain.md fixes all of it; nothing here may ever change what it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from struct import Struct
+from typing import Final
+from uuid import UUID
+
+from domain.refusals import Invalid
+
+COLUMNS: Final = (
+    "position",
+    "organization",
+    "stream",
+    "version",
+    "event_id",
+    "name",
+    "payload",
+    "actor",
+    "on_behalf_of",
+    "purpose",
+    "command_id",
+    "correlation_id",
+    "causation_id",
+    "occurred_at",
+    "recorded_at",
+    "hash",
+)
+FIRST_HASH: Final = bytes(32)
+
+COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+COPY_TRAILER: Final = b"\xff\xff"
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LENGTH: Final = Struct(">i")
+_INT8: Final = Struct(">iq")
+_NULL: Final = _LENGTH.pack(-1)
+_UUID_LENGTH: Final = _LENGTH.pack(16)
+_COUNT: Final = Struct(">h").pack(len(COLUMNS))
+_HASH_LENGTH: Final = _LENGTH.pack(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A row but for what is known only under the lock: its position, version, recorded_at and hash.
+
+    `head` holds the fields organization and stream, `body` those from event_id to occurred_at, both as row v1.
+    """
+
+    stream: str
+    event_id: UUID
+    head: bytes
+    body: bytes
+
+
+def microseconds(instant: datetime) -> int:
+    """Microseconds since 2000-01-01T00:00:00Z, as PostgreSQL counts them. The instant is aware."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def instant(count: int) -> datetime:
+    """The UTC instant that many microseconds after 2000-01-01T00:00:00Z."""
+    return _EPOCH + timedelta(microseconds=count)
+
+
+def draft(
+    *,
+    organization: str,
+    stream: str,
+    event_id: UUID,
+    name: str,
+    payload: bytes,
+    actor: str,
+    on_behalf_of: str | None,
+    purpose: str | None,
+    command_id: UUID,
+    correlation_id: UUID,
+    causation_id: UUID | None,
+    occurred_at: datetime,
+) -> Draft:
+    """`stream` is the full name, `organization/kind/id`. Raises `Invalid` for text that PostgreSQL can't hold."""
+    return Draft(
+        stream=stream,
+        event_id=event_id,
+        head=text(organization) + text(stream),
+        body=b"".join(
+            (
+                _UUID_LENGTH,
+                event_id.bytes,
+                text(name),
+                _LENGTH.pack(len(payload)),
+                payload,
+                text(actor),
+                _NULL if on_behalf_of is None else text(on_behalf_of),
+                _NULL if purpose is None else text(purpose),
+                _UUID_LENGTH,
+                command_id.bytes,
+                _UUID_LENGTH,
+                correlation_id.bytes,
+                _NULL if causation_id is None else _UUID_LENGTH + causation_id.bytes,
+                _INT8.pack(8, microseconds(occurred_at)),
+            )
+        ),
+    )
+
+
+def text(value: str) -> bytes:
+    """A text field. Raises `Invalid` for a NUL or a lone surrogate, which UTF-8 text in PostgreSQL can't hold."""
+    try:
+        data = value.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid("text holds a lone surrogate") from error
+    if b"\x00" in data:
+        raise Invalid("text holds a NUL character")
+    return _LENGTH.pack(len(data)) + data
+
+
+def row_v1(draft: Draft, position: int, version: int, recorded_at: int) -> bytes:
+    """Every column but the hash. `recorded_at` is in microseconds since 2000-01-01Z."""
+    return b"".join(
+        (
+            _INT8.pack(8, position),
+            draft.head,
+            _INT8.pack(8, version),
+            draft.body,
+            _INT8.pack(8, recorded_at),
+        )
+    )
+
+
+def leaf_of(row: bytes) -> bytes:
+    """RFC 9162 §2.1.1: the hash of a leaf starts with a zero byte, so that no leaf is ever taken for a node."""
+    return sha256(b"\x00" + row).digest()
+
+
+def link(previous: bytes, leaf: bytes) -> bytes:
+    """The chain's next hash."""
+    return sha256(previous + leaf).digest()
+
+
+def copy_tuple(row: bytes, hash: bytes) -> bytes:
+    """The row as binary COPY takes it, its hash last."""
+    return b"".join((_COUNT, row, _HASH_LENGTH, hash))
+
+
+def fields(row: bytes) -> Iterator[bytes | None]:
+    """The fields of a row v1 (or of a whole COPY tuple without its count), in order."""
+    at, end = 0, len(row)
+    while at < end:
+        (length,) = _LENGTH.unpack_from(row, at)
+        at += 4
+        if length < 0:
+            yield None
+        else:
+            yield row[at : at + length]
+            at += length

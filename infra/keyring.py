@@ -1,0 +1,134 @@
+"""Data keys of persons: wrapped in the database, opened with a master key that lies outside it.
+
+In: an organization and its persons. Out: 32 bytes each, or None where the key was never made or was destroyed.
+Implements `domain.ports.Keyring`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from infra.event_log.connections import Connections
+
+_KEY: Final = 32
+_NONCE: Final = 12
+_SELECT = "SELECT person, wrapped FROM data_keys WHERE organization = %s AND person = ANY(%s::text[])"
+_INSERT = (
+    "INSERT INTO data_keys (organization, person, wrapped) SELECT %s, person, wrapped"
+    " FROM unnest(%s::text[], %s::bytea[]) AS made(person, wrapped) ON CONFLICT DO NOTHING"
+)
+_DELETE = "DELETE FROM data_keys WHERE organization = %s AND person = %s"
+
+
+class MasterKey(Protocol):
+    """Wraps data keys. A key service can stand behind this."""
+
+    async def wrap(self, key: bytes, bound_to: bytes) -> bytes: ...
+
+    async def unwrap(self, wrapped: bytes, bound_to: bytes) -> bytes: ...
+
+
+class MasterKeyFile:
+    """A master key of 32 random bytes in a file that its owner alone may read."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    @classmethod
+    def at(cls, path: Path) -> MasterKeyFile:
+        """Read the file, or make it on first start. Raises `PermissionError` when others may read it, and
+        `ValueError` when it holds no key."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(os.urandom(_KEY))
+                file.flush()
+                os.fsync(file.fileno())
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        if path.stat().st_mode & 0o077:
+            raise PermissionError(f"{path.name} may be read by others; its mode is to be 0600")
+        key = path.read_bytes()
+        if len(key) != _KEY:
+            raise ValueError(f"{path.name} holds no master key")
+        return cls(key)
+
+    async def wrap(self, key: bytes, bound_to: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        return nonce + self._cipher.encrypt(nonce, key, bound_to)
+
+    async def unwrap(self, wrapped: bytes, bound_to: bytes) -> bytes:
+        return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], bound_to)
+
+
+class PostgresKeyring:
+    """Keys that were looked up stay in memory, the most recent `remembered` of them.
+
+    A key that another process destroys stays in this one's memory until it falls out; `forget` clears this process's.
+    """
+
+    def __init__(self, dsn: str, master: MasterKey, *, patience: float = 5.0, remembered: int = 100_000) -> None:
+        self._connections = Connections(dsn, "keyring", size=2, patience=patience)
+        self._master = master
+        self._remembered = remembered
+        self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    async def close(self) -> None:
+        self._known.clear()
+        await self._connections.close()
+
+    async def keys(
+        self, organization: str, persons: Iterable[str], *, create: bool = False
+    ) -> Mapping[str, bytes | None]:
+        """See the port. All persons are looked up in one question, and made in one more."""
+        answer: dict[str, bytes | None] = dict.fromkeys(persons)
+        for person in answer:
+            answer[person] = self._recall(organization, person)
+        missing = [person for person, key in answer.items() if key is None]
+        if missing:
+            answer.update(await self._look_up(organization, missing))
+        if create and (missing := [person for person in missing if answer[person] is None]):
+            wrapped = [await self._master.wrap(os.urandom(_KEY), _bound_to(organization, person)) for person in missing]
+            await self._connections.fetch(_INSERT, (organization, missing, wrapped))
+            # Another process may have been first: what stands in the table counts.
+            answer.update(await self._look_up(organization, missing))
+        return answer
+
+    async def forget(self, organization: str, person: str) -> None:
+        """Destroy the person's key: what it sealed can never be read again."""
+        await self._connections.fetch(_DELETE, (organization, person))
+        self._known.pop((organization, person), None)
+
+    def _recall(self, organization: str, person: str) -> bytes | None:
+        key = self._known.get((organization, person))
+        if key is not None:
+            self._known.move_to_end((organization, person))
+        return key
+
+    async def _look_up(self, organization: str, persons: list[str]) -> dict[str, bytes]:
+        rows = await self._connections.fetch(_SELECT, (organization, persons))
+        found = {
+            person: await self._master.unwrap(wrapped, _bound_to(organization, person)) for person, wrapped in rows
+        }
+        for person, key in found.items():
+            self._known[organization, person] = key
+        while len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return found
+
+
+def _bound_to(organization: str, person: str) -> bytes:
+    return json.dumps(["daybook data key", organization, person]).encode()
