@@ -1,8 +1,8 @@
 """A patient's appointment: what can happen to it, and when it may.
 
-In: decisions asked for by commands, with the provider's diary as it was read. Out: changes, each an event and the stream
-that it belongs to: the appointment's own event and one on every page that gains or loses time, saved together or not at
-all. Nothing is read or written here.
+In: decisions asked for by commands, with the provider's diary as it was read. Out: changes, each an event and the
+stream that it belongs to: the appointment's own event and one on every page that gains or loses time, saved together or
+not at all. Nothing is read or written here.
 
 FHIR R4 words: held is `pending`, requested `proposed`, checked in `checked-in`, in progress `arrived`, completed
 `fulfilled`, entered in error `entered-in-error`.

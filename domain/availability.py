@@ -175,6 +175,11 @@ class Shelf:
                         seen.add(entry.id)
                     yield entry
 
+    def on(self, resource_id: UUID, day: date) -> Iterator[Entry]:
+        """Every entry of one page. Raises `KeyError` for a page that was not read."""
+        page = self._pages[resource_id, day]
+        return iter(() if page is None else page.entries.values())
+
     def apply(self, event: Event) -> None:
         """Fold a page event in, so that the next decision of the same save sees it."""
         if isinstance(event, PageEvent):

@@ -158,6 +158,9 @@ class Ids(Protocol):
     def new(self) -> UUID:
         """A new UUIDv7 (RFC 9562)."""
 
+    def secret(self) -> str:
+        """A name of at least 128 random bits, safe in a URL."""
+
 
 class Keyring(Protocol):
     """Data keys of persons: 32 bytes each, wrapped by a master key that lies outside the database."""

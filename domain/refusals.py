@@ -6,7 +6,6 @@ becomes an RFC 9457 problem at the API. Its words and details name no other pati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -19,7 +18,7 @@ class Refusal(Exception):
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.details: Mapping[str, Any] = details
+        self.details: dict[str, Any] = details
 
 
 class Unknown(Refusal):

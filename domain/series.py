@@ -20,7 +20,7 @@ from pydantic import Field
 from domain import appointment
 from domain.appointment import Change, Request
 from domain.events import Event
-from domain.provider import Value, location_of
+from domain.provider import Provider, Value, location_of
 from domain.refusals import Refusal
 from domain.slots import Diary, Slot, Wish
 from domain.time import DAY, instant_of, zone
@@ -94,9 +94,9 @@ def _stepped(first: date, recurrence: Recurrence, step: int) -> date | None:
     return date(year, month, first.day) if first.day <= monthrange(year, month)[1] else None
 
 
-def wishes(diary: Diary, wish: Wish, recurrence: Recurrence) -> Sequence[Wish]:
+def wishes(provider: Provider, wish: Wish, recurrence: Recurrence) -> Sequence[Wish]:
     """One wish a date, each at the first one's wall time."""
-    place = zone(location_of(diary.provider, wish.location_id).time_zone)
+    place = zone(location_of(provider, wish.location_id).time_zone)
     local = wish.start.astimezone(place)
     return [replace(wish, start=instant_of(day, local.time(), place)) for day in dates(local.date(), recurrence)]
 
@@ -109,7 +109,7 @@ def book(
     series_id: UUID,
     alternatives: Callable[[Wish, Sequence[datetime]], Sequence[Slot]],
 ) -> list[Change]:
-    """Book every date or none. Each date is decided on the book as the dates before it leave it, so caps count them."""
+    """Book every date or none. Each date is decided after those before it, so caps count them."""
     changes: list[Change] = []
     clashes: list[dict[str, Any]] = []
     starts = [wish.start for wish in asked]

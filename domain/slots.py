@@ -39,7 +39,7 @@ _SESSIONS = UUID("7d2c9a4e-3c1b-5f0a-9b0e-5a1f2c3d4e5f")
 
 
 class BookingRefused(Refusal):
-    """A rule stands against this time. Staff may set an `overridable` one aside with a coded reason; never a conflict."""
+    """A rule stands against this time. Staff may set an `overridable` one aside, with a coded reason."""
 
     overridable = True
 

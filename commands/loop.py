@@ -1,0 +1,359 @@
+"""The one loop that every command goes through: load, fold, decide, append, and again when somebody was faster.
+
+In: a command and who asks. Out: an answer with its position in the log, or a refusal. A handler only names the streams
+that it needs and the decision that it asks; what it read becomes the expected versions of the save, so a decision made
+on what has changed since is not written but made again.
+
+Folded states are cached by version. The save's version check makes a stale cache safe for saying yes, so the hot path
+needs no read; a no is said only after a fresh read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json, to_json
+
+from domain import appointment, availability, patient, provider, reminder, resource, series
+from domain.access import Actor
+from domain.appointment import Appointment
+from domain.availability import PageId, Shelf, page_stream
+from domain.events import Event
+from domain.patient import Patient
+from domain.ports import Clock, Context, EventLog, HolidayCalendar, Ids, Memory, NewEvent, Save, Saved, VersionConflict
+from domain.provider import Provider
+from domain.refusals import Refusal, Unknown
+from domain.reminder import Reminder
+from domain.resource import Resource
+from domain.series import Series
+
+S = TypeVar("S")
+C = TypeVar("C", bound="Command")
+
+# A loser of a race decides again at once; more than this many lost races in a row is congestion, not bad luck.
+ATTEMPTS = 12
+CACHED_STATES = 50_000
+
+
+class Command(BaseModel):
+    """What somebody asks for, in the imperative. Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Busy(Exception):
+    """Retries ran out. Nothing is said of the time asked for; ask again shortly (503 with `Retry-After`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Generic[S]):
+    """How to name a stream and fold its events."""
+
+    stream: Callable[[UUID], str]
+    evolve: Callable[[S | None, Event], S]
+
+
+APPOINTMENT: Aggregate[Appointment] = Aggregate(appointment.stream, appointment.evolve)
+PROVIDER: Aggregate[Provider] = Aggregate(provider.stream, provider.evolve)
+PATIENT: Aggregate[Patient] = Aggregate(patient.stream, patient.evolve)
+RESOURCE: Aggregate[Resource] = Aggregate(resource.stream, resource.evolve)
+SERIES: Aggregate[Series] = Aggregate(series.stream, series.evolve)
+REMINDER: Aggregate[Reminder] = Aggregate(reminder.stream, reminder.evolve)
+
+_FOLDS: dict[str, Callable[[Any, Event], Any]] = {
+    "appointment": appointment.evolve,
+    "provider": provider.evolve,
+    "patient": patient.evolve,
+    "resource": resource.evolve,
+    "series": series.evolve,
+    "reminder": reminder.evolve,
+    "page": availability.evolve,
+}
+
+
+def fold_of(stream: str) -> Callable[[Any, Event], Any]:
+    """The fold that belongs to a stream's kind."""
+    return _FOLDS[stream.partition("/")[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a handler decided: changes to save together, and the answer to give. `occurred_at` is now unless said."""
+
+    changes: Sequence[tuple[str, Event]]
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    occurred_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the asker gets: JSON-ready content and the log position of the last event (0: nothing was written)."""
+
+    content: Mapping[str, Any]
+    position: int
+    replayed: bool = False
+
+
+class StateCache:
+    """Folded states by stream, each with its version; the least recently used give way."""
+
+    __slots__ = ("_limit", "_states")
+
+    def __init__(self, limit: int = CACHED_STATES) -> None:
+        self._states: OrderedDict[tuple[str, str], tuple[int, Any]] = OrderedDict()
+        self._limit = limit
+
+    def get(self, organization: str, stream: str) -> tuple[int, Any] | None:
+        found = self._states.get((organization, stream))
+        if found is not None:
+            self._states.move_to_end((organization, stream))
+        return found
+
+    def put(self, organization: str, stream: str, version: int, state: Any) -> None:
+        """Keep a state unless a later version of it is kept already."""
+        key = (organization, stream)
+        known = self._states.get(key)
+        if known is None or known[0] <= version:
+            self._states[key] = (version, state)
+            self._states.move_to_end(key)
+            if len(self._states) > self._limit:
+                self._states.popitem(last=False)
+
+
+class Queues:
+    """Commands of this process on one page queue up here instead of colliding in the log."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._users: dict[tuple[str, str], int] = {}
+
+    @asynccontextmanager
+    async def place(self, organization: str, stream: str) -> Any:
+        key = (organization, stream)
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
+
+
+class Reading:
+    """What one attempt at a command has read. Every stream read becomes an expected version of the save."""
+
+    def __init__(self, desk: Desk, organization: str, *, fresh: bool, queue: bool) -> None:
+        self.desk = desk
+        self.organization = organization
+        self.now = desk.clock.now()
+        self.expected: dict[str, int] = {}
+        self.states: dict[str, Any] = {}
+        self.from_cache = False
+        self._fresh = fresh
+        self._queue = queue
+        self._queued = False
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Reading:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def find(self, aggregate: Aggregate[S], key: UUID) -> S | None:
+        """The state of one aggregate, or None where there is none."""
+        stream = aggregate.stream(key)
+        await self._read([stream])
+        state: S | None = self.states[stream]
+        return state
+
+    async def get(self, aggregate: Aggregate[S], key: UUID) -> S:
+        """The state of one aggregate. Raises `Unknown`."""
+        state = await self.find(aggregate, key)
+        if state is None:
+            raise Unknown("unknown id", id=str(key))
+        return state
+
+    async def both(self, one: tuple[Aggregate[Any], UUID], other: tuple[Aggregate[Any], UUID]) -> None:
+        """Read two in one round trip, ahead of asking for each."""
+        await self._read([one[0].stream(one[1]), other[0].stream(other[1])])
+
+    async def pages(self, wanted: Iterable[PageId]) -> Shelf:
+        """The pages that a decision rests on. Ask once, for all: the places in the queues are taken in one order."""
+        pages = list(dict.fromkeys(wanted))
+        streams = {page: page_stream(*page) for page in pages}
+        if self._queue and not self._queued:
+            self._queued = True
+            for stream in sorted(streams.values()):
+                await self._stack.enter_async_context(self.desk.queues.place(self.organization, stream))
+            # Whoever was ahead in the queue may have taken the time to the clock's next instant.
+            self.now = self.desk.clock.now()
+        await self._read(streams.values())
+        return Shelf({page: self.states[stream] for page, stream in streams.items()})
+
+    async def glance(self, wanted: Iterable[PageId]) -> Shelf:
+        """Pages to look at without resting a decision on them, as when alternatives are sought."""
+        streams = {page: page_stream(*page) for page in dict.fromkeys(wanted)}
+        seen = await self.desk.states(self.organization, list(streams.values()), fresh=False)
+        return Shelf({page: seen[stream][1] for page, stream in streams.items()})
+
+    async def _read(self, streams: Iterable[str]) -> None:
+        missing = [stream for stream in streams if stream not in self.expected]
+        if not missing:
+            return
+        cache = self.desk.cache
+        if not self._fresh and any(cache.get(self.organization, stream) is not None for stream in missing):
+            self.from_cache = True
+        for stream, (version, state) in (await self.desk.states(self.organization, missing, fresh=self._fresh)).items():
+            self.expected[stream] = version
+            self.states[stream] = state
+
+    def new(self, stream: str) -> None:
+        """Expect a stream that no one can have written: its id was made just now."""
+        self.expected[stream] = 0
+        self.states[stream] = None
+
+
+Handler = Callable[[C, Reading, Actor], Awaitable[Decision]]
+OnRefusal = Callable[[C, Reading, Refusal], Awaitable[None]]
+HANDLERS: dict[type[Command], tuple[Handler[Any], OnRefusal[Any] | None]] = {}
+
+
+def handles(kind: type[C], on_refusal: OnRefusal[C] | None = None) -> Callable[[Handler[C]], Handler[C]]:
+    """Register the handler of a command. `on_refusal` may add to a refusal's details before it is given."""
+
+    def register(handler: Handler[C]) -> Handler[C]:
+        HANDLERS[kind] = (handler, on_refusal)
+        return handler
+
+    return register
+
+
+@dataclass(slots=True)
+class Desk:
+    """Where commands are taken: the log, the clock and ids handed in, with this process's cache and queues."""
+
+    log: EventLog
+    clock: Clock
+    ids: Ids
+    holidays: HolidayCalendar
+    video_url_template: str = "https://video.example.org/{organization}/{room}"
+    cache: StateCache = field(default_factory=StateCache)
+    queues: Queues = field(default_factory=Queues)
+
+    async def handle(
+        self,
+        command: Command,
+        actor: Actor,
+        organization: str,
+        *,
+        key: str | None = None,
+        correlation_id: UUID | None = None,
+        causation_id: UUID | None = None,
+        command_id: UUID | None = None,
+        on_behalf_of: str | None = None,
+        purpose: str | None = None,
+    ) -> Answer:
+        """Carry a command out. With a `key`, a repeat answers as the first did, after a crash too.
+
+        Raises `Refusal`, `Busy`, `KeyReused`, `LogUnavailable`.
+        """
+        command_id = command_id or self.ids.new()
+        context = Context(
+            organization=organization,
+            actor=actor.id,
+            command_id=command_id,
+            correlation_id=correlation_id or command_id,
+            causation_id=causation_id,
+            on_behalf_of=on_behalf_of,
+            purpose=purpose,
+        )
+        body_hash = _body_hash(command) if key is not None else b""
+        handler, on_refusal = HANDLERS[type(command)]
+        fresh, queue = False, True
+        for _ in range(ATTEMPTS):
+            async with Reading(self, organization, fresh=fresh, queue=queue) as reading:
+                try:
+                    decision = await handler(command, reading, actor)
+                except Refusal as refusal:
+                    if reading.from_cache:
+                        fresh, queue = True, False
+                        continue
+                    if key is not None and (said := await self.log.remembered(organization, actor.id, key, body_hash)):
+                        return _replayed(said)
+                    if on_refusal is not None:
+                        await on_refusal(command, reading, refusal)
+                    raise
+                memory = Memory(key, body_hash, to_json(decision.answer)) if key is not None else None
+                if not decision.changes and memory is None:
+                    return Answer(decision.answer, 0)
+                save = self._save(context, reading, decision, memory)
+                try:
+                    saved = await self.log.append(save)
+                except VersionConflict:
+                    fresh, queue = True, True
+                    continue
+                if saved.replayed:
+                    return _replayed(saved)
+                self._keep(organization, reading, decision)
+                return Answer(decision.answer, saved.position)
+        raise Busy("too many are after the same thing just now; ask again shortly")
+
+    async def states(self, organization: str, streams: Sequence[str], *, fresh: bool) -> Mapping[str, tuple[int, Any]]:
+        """Folded states with their versions. A fresh read asks the log for what came after the cached versions."""
+        found: dict[str, tuple[int, Any]] = {}
+        after: dict[str, int] = {}
+        for stream in streams:
+            known = self.cache.get(organization, stream) or (0, None)
+            found[stream] = known
+            if fresh or self.cache.get(organization, stream) is None:
+                after[stream] = known[0]
+        if after:
+            for stream, rows in (await self.log.load(organization, after)).items():
+                version, state = found[stream]
+                fold = fold_of(stream)
+                for row in rows:
+                    version, state = row.version, fold(state, row.event)
+                found[stream] = (version, state)
+                self.cache.put(organization, stream, version, state)
+        return found
+
+    def _save(self, context: Context, reading: Reading, decision: Decision, memory: Memory | None) -> Save:
+        occurred_at = decision.occurred_at or reading.now
+        events = [NewEvent(stream, event, occurred_at, self.ids.new()) for stream, event in decision.changes]
+        for event in events:
+            # A stream that was written without having been read starts here.
+            reading.expected.setdefault(event.stream, 0)
+        return Save(context, reading.expected, events, memory)
+
+    def _keep(self, organization: str, reading: Reading, decision: Decision) -> None:
+        """What was saved is folded into the cache, so that the next command on it needs no read."""
+        versions = dict(reading.expected)
+        states = dict(reading.states)
+        for stream, event in decision.changes:
+            versions[stream] += 1
+            states[stream] = fold_of(stream)(states.get(stream), event)
+        for stream in dict.fromkeys(stream for stream, _ in decision.changes):
+            self.cache.put(organization, stream, versions[stream], states[stream])
+
+
+def _replayed(saved: Saved) -> Answer:
+    return Answer(from_json(saved.result), saved.position, replayed=True)
+
+
+def _body_hash(command: Command) -> bytes:
+    return hashlib.sha256(type(command).__name__.encode() + b"\0" + command.model_dump_json().encode()).digest()
