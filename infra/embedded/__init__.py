@@ -1,0 +1,1 @@
+"""Real servers that come as Python packages, started and stopped by us: Postgres, Redis, the ClickHouse engine."""

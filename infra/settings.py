@@ -1,0 +1,129 @@
+"""Every setting in one frozen object. In: the environment and arguments. Out: `Settings`, checked.
+
+Secrets come by the environment or, with `_FILE` behind the name, from a file; never by an argument, which every user
+of the machine can read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.troubles import WrongSettings
+
+Stack = Literal["embedded", "full"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Sizes in bytes, durations in seconds.
+
+    `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off. The `_dsn` and
+    `_url` fields belong to the full stack and hold secrets, so they stay out of `repr`.
+    """
+
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    stack: Stack = "embedded"
+    organization: str = "main"
+
+    token_issuer: str = "daybook"  # noqa: S105 - a name
+    write_audience: str = "daybook-write"
+    read_audience: str = "daybook-read"
+    token_leeway: int = 30
+
+    body_limit: int = 1024 * 1024
+    nesting_limit: int = 64
+    rate_limit: int = 6000
+    rate_window: int = 60
+    log_level: str = "info"
+
+    postgres_dsn: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
+    clickhouse_url: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
+        """Defaults, then the environment, then the arguments that are not None. Raises `WrongSettings`.
+
+        `DATA` and `PORT` stand under their short names, everything else as `DAYBOOK_` and the field's name.
+        """
+        environ = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        for name, kind in _KINDS.items():
+            variable = _SHORT.get(name, f"DAYBOOK_{name.upper()}")
+            text = _secret(environ, variable) if name in _SECRETS else environ.get(variable)
+            if text is not None and text != "":
+                given[name] = _converted(variable, text, kind)
+        given |= {name: value for name, value in arguments.items() if value is not None}
+        settings = cls(**given)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise WrongSettings(f"PORT is {self.port}; a port lies between 0 and 65535 (0 takes any free one).")
+        if self.stack not in ("embedded", "full"):
+            raise WrongSettings(f"DAYBOOK_STACK is {self.stack!r}; it is either 'embedded' or 'full'.")
+        if self.stack == "full":
+            missing = [f"DAYBOOK_{name.upper()}" for name in _SECRETS if not getattr(self, name)]
+            if missing:
+                raise WrongSettings(
+                    f"The full stack needs {', '.join(missing)} (or each with _FILE, naming a file that holds it)."
+                )
+        for name in ("body_limit", "nesting_limit", "rate_window"):
+            if getattr(self, name) < 1:
+                raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
+
+
+_SHORT = {"data": "DATA", "port": "PORT"}
+_SECRETS = ("postgres_dsn", "redis_url", "clickhouse_url")
+_KINDS: Mapping[str, type] = {
+    "data": Path,
+    "host": str,
+    "port": int,
+    "stack": str,
+    "organization": str,
+    "token_issuer": str,
+    "write_audience": str,
+    "read_audience": str,
+    "token_leeway": int,
+    "body_limit": int,
+    "nesting_limit": int,
+    "rate_limit": int,
+    "rate_window": int,
+    "log_level": str,
+    "postgres_dsn": str,
+    "redis_url": str,
+    "clickhouse_url": str,
+}
+
+
+def _secret(environ: Mapping[str, str], variable: str) -> str | None:
+    path = environ.get(f"{variable}_FILE")
+    if not path:
+        return environ.get(variable)
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongSettings(f"{variable}_FILE names a file that can't be read ({type(error).__name__}).") from error
+
+
+def _converted(variable: str, text: str, kind: type) -> Any:
+    if kind is Path:
+        return Path(text).expanduser()
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise WrongSettings(f"{variable} is {text!r}, and should be a whole number.") from None
+    return text

@@ -1,0 +1,29 @@
+"""What a test needs. Where it is missing the test is left out, saying so; in CI, where all is there, it fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from typing import Any, NoReturn
+
+import pytest
+
+
+def left_out(missing: str) -> NoReturn:
+    """End the running test: left out because something is missing. With `CI=true` that is a failure."""
+    if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+        pytest.fail(f"CI has everything, and yet {missing} is missing")
+    pytest.skip(f"left out because {missing} is missing")
+
+
+def program(name: str) -> str:
+    """The path of a program on this machine."""
+    return shutil.which(name) or left_out(f"the program {name}")
+
+
+def module(name: str) -> Any:
+    """An importable module."""
+    if importlib.util.find_spec(name) is None:
+        left_out(f"the package {name}")
+    return importlib.import_module(name)
