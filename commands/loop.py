@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import repeat
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -88,11 +89,13 @@ def fold_of(stream: str) -> Callable[[Any, Event], Any]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a handler decided: changes to save together, and the answer to give. `occurred_at` is now unless said."""
+    """What a handler decided: changes to save together, and the answer to give.
+
+    Events are true from now on, unless `occurred_at` says since when: one instant for each change (past visits)."""
 
     changes: Sequence[tuple[str, Event]]
     answer: Mapping[str, Any] = field(default_factory=dict)
-    occurred_at: datetime | None = None
+    occurred_at: Sequence[datetime] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +336,12 @@ class Desk:
         return found
 
     def _save(self, context: Context, reading: Reading, decision: Decision, memory: Memory | None) -> Save:
-        occurred_at = decision.occurred_at or reading.now
-        events = [NewEvent(stream, event, occurred_at, self.ids.new()) for stream, event in decision.changes]
+        moments = repeat(reading.now) if decision.occurred_at is None else decision.occurred_at
+        new = self.ids.new
+        events = [
+            NewEvent(stream, event, moment, new())
+            for (stream, event), moment in zip(decision.changes, moments, strict=False)
+        ]
         for event in events:
             # A stream that was written without having been read starts here.
             reading.expected.setdefault(event.stream, 0)
