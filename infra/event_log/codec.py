@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ _BOX_KEYS: Final = frozenset({"box", "key", "person", _SEALED})
 _NONCE: Final = 12
 # RFC 8785 writes numbers as IEEE 754 doubles, which hold whole numbers exactly up to here (RFC 7493 §2.2).
 _LARGEST: Final = 2**53 - 1
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False)
+_UNSORTED: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
+# What a float, a NUL or too large a whole number would look like. Words may look so too; then a closer look is taken.
+_SUSPICIOUS: Final = re.compile(r"[0-9]\.[0-9]|[0-9]e[+-][0-9]|[0-9]{16}|\\u0000|NaN|Infinity")
 
 
 class UnreadableEvent(LogError):
@@ -56,19 +61,18 @@ class Stored:
 def canonical(value: Any) -> bytes:
     """JSON after RFC 8785. Raises `Invalid` for NUL, a lone surrogate or a whole number that a double can't hold, and
     `TypeError` for a float and for what is not JSON."""
-    _check(value)
+    words = _ENCODER.encode(value)
+    if _SUSPICIOUS.search(words) is not None:
+        _check(value)
     try:
-        data = _dumps(value, sort_keys=True).encode()
-    except UnicodeEncodeError as error:
-        raise Invalid("text holds a lone surrogate") from error
+        data = words.encode()
+    except UnicodeEncodeError:
+        # Its words quote the text, which may be personal.
+        raise Invalid("text holds a lone surrogate") from None
     # RFC 8785 §3.2.3 sorts keys by UTF-16 units, Python by code points; they differ beyond U+D7FF alone.
-    if not data.isascii() and _has_high_key(value):
-        data = _dumps(_sorted(value), sort_keys=False).encode()
+    if len(data) != len(words) and _has_high_key(value):
+        data = _UNSORTED.encode(_sorted(value)).encode()
     return data
-
-
-def _dumps(value: Any, *, sort_keys: bool) -> str:
-    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False)
 
 
 def _check(value: Any) -> None:
@@ -123,9 +127,8 @@ def encode(event: Event, organization: str, event_id: UUID, key: bytes | None = 
     sealed = event.SEALED_FIELDS
     try:
         payload = event.model_dump(mode="json", exclude=set(sealed) or None)
-    except PydanticSerializationError as error:
-        # Its words quote the value, which may be personal.
-        raise Invalid("the event holds text that is not Unicode") from (None if sealed else error)
+    except PydanticSerializationError:
+        raise Invalid("the event holds text that is not Unicode") from None
     if any(type(value) is dict and _SEALED in value for value in payload.values()):
         raise TypeError(f"{event.NAME} has a field that looks sealed")
     for name in sealed:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
-from domain.ports import KeyReused, Keyring, NewEvent, Recorded, Save, Saved, VersionConflict
+from domain.ports import KeyReused, Keyring, Recorded, Save, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
 from infra.event_log.codec import Stored, decode, encode, person_of, persons_in
 from infra.event_log.connections import Connections
 from infra.event_log.reader import Reader, Row
-from infra.event_log.rows import Draft, draft
+from infra.event_log.rows import Draft, author, draft
 from infra.event_log.watch import Watch
 from infra.event_log.writer import Remember, Stats, Writer, saved_before
 
@@ -87,7 +87,7 @@ class PostgresEventLog:
         try:
             return await self._writer.submit(
                 {prefix + stream: version for stream, version in save.expected.items()},
-                [_draft(save, new, prefix, keys) for new in save.events],
+                _drafts(save, prefix, keys),
                 remember=remember,
             )
         except VersionConflict as conflict:
@@ -174,22 +174,24 @@ def _prefix(organization: str) -> str:
     return organization + "/"
 
 
-def _draft(save: Save, new: NewEvent, prefix: str, keys: Mapping[str, bytes | None]) -> Draft:
+def _drafts(save: Save, prefix: str, keys: Mapping[str, bytes | None]) -> list[Draft]:
     context = save.context
-    if len(new.stream) > _LONGEST_NAME:
-        raise Invalid("a stream's name is too long")
-    person = person_of(new.event)
-    return draft(
-        organization=context.organization,
-        stream=prefix + new.stream,
-        event_id=new.event_id,
-        name=new.event.NAME,
-        payload=encode(new.event, context.organization, new.event_id, keys.get(person) if person else None),
+    organization = context.organization
+    by = author(
+        organization=organization,
         actor=context.actor,
         on_behalf_of=context.on_behalf_of,
         purpose=context.purpose,
         command_id=context.command_id,
         correlation_id=context.correlation_id,
         causation_id=context.causation_id,
-        occurred_at=new.occurred_at,
     )
+    drafts = []
+    for new in save.events:
+        event = new.event
+        if len(new.stream) > _LONGEST_NAME:
+            raise Invalid("a stream's name is too long")
+        key = keys.get(person) if keys and (person := person_of(event)) is not None else None
+        payload = encode(event, organization, new.event_id, key)
+        drafts.append(draft(by, prefix + new.stream, new.event_id, event.NAME, payload, new.occurred_at))
+    return drafts

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 from typing import Final
@@ -72,33 +73,29 @@ def instant(count: int) -> datetime:
     return _EPOCH + timedelta(microseconds=count)
 
 
-def draft(
+@dataclass(frozen=True, slots=True)
+class Author:
+    """The fields that all rows of one save share, as row v1: the organization, and those from actor to causation_id."""
+
+    organization: bytes
+    who: bytes
+
+
+def author(
     *,
     organization: str,
-    stream: str,
-    event_id: UUID,
-    name: str,
-    payload: bytes,
     actor: str,
     on_behalf_of: str | None,
     purpose: str | None,
     command_id: UUID,
     correlation_id: UUID,
     causation_id: UUID | None,
-    occurred_at: datetime,
-) -> Draft:
-    """`stream` is the full name, `organization/kind/id`. Raises `Invalid` for text that PostgreSQL can't hold."""
-    return Draft(
-        stream=stream,
-        event_id=event_id,
-        head=text(organization) + text(stream),
-        body=b"".join(
+) -> Author:
+    """Raises `Invalid` for text that PostgreSQL can't hold."""
+    return Author(
+        text(organization),
+        b"".join(
             (
-                _UUID_LENGTH,
-                event_id.bytes,
-                text(name),
-                _LENGTH.pack(len(payload)),
-                payload,
                 text(actor),
                 _NULL if on_behalf_of is None else text(on_behalf_of),
                 _NULL if purpose is None else text(purpose),
@@ -107,6 +104,25 @@ def draft(
                 _UUID_LENGTH,
                 correlation_id.bytes,
                 _NULL if causation_id is None else _UUID_LENGTH + causation_id.bytes,
+            )
+        ),
+    )
+
+
+def draft(author: Author, stream: str, event_id: UUID, name: str, payload: bytes, occurred_at: datetime) -> Draft:
+    """`stream` is the full name, `organization/kind/id`. Raises `Invalid` for text that PostgreSQL can't hold."""
+    return Draft(
+        stream,
+        event_id,
+        author.organization + text(stream),
+        b"".join(
+            (
+                _UUID_LENGTH,
+                event_id.bytes,
+                _name(name),
+                _LENGTH.pack(len(payload)),
+                payload,
+                author.who,
                 _INT8.pack(8, microseconds(occurred_at)),
             )
         ),
@@ -117,11 +133,16 @@ def text(value: str) -> bytes:
     """A text field. Raises `Invalid` for a NUL or a lone surrogate, which UTF-8 text in PostgreSQL can't hold."""
     try:
         data = value.encode()
-    except UnicodeEncodeError as error:
-        raise Invalid("text holds a lone surrogate") from error
+    except UnicodeEncodeError:
+        raise Invalid("text holds a lone surrogate") from None
     if b"\x00" in data:
         raise Invalid("text holds a NUL character")
     return _LENGTH.pack(len(data)) + data
+
+
+@lru_cache(maxsize=1024)
+def _name(value: str) -> bytes:
+    return text(value)
 
 
 def row_v1(draft: Draft, position: int, version: int, recorded_at: int) -> bytes:

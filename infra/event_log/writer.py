@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 from domain.ports import KeyReused, LogError, LogUnavailable, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
+from infra.event_log.arrays import byte_strings, numbers, register, texts
 from infra.event_log.connections import connect, unavailable
 from infra.event_log.rows import (
     COLUMNS,
@@ -42,26 +43,36 @@ _LOCK = "SELECT position, hash, recorded_at FROM log_head FOR UPDATE"
 # The clock is read by a statement of its own: in the locking one it would be read before the lock is granted.
 _VERSIONS = (
     "SELECT clock_timestamp(), ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream = wanted.name), -1)"
-    " FROM unnest(%s::text[]) WITH ORDINALITY AS wanted(name, place) ORDER BY place)"
+    " FROM unnest(%s) WITH ORDINALITY AS wanted(name, place) ORDER BY place)"
 )
 _MEMORIES = (
     "SELECT organization, actor, key, body_hash, first_position, last_position, result, recorded_at FROM commands"
-    " JOIN unnest(%s::text[], %s::text[], %s::text[]) AS wanted(organization, actor, key)"
+    " JOIN unnest(%s, %s, %s) AS wanted(organization, actor, key)"
     " USING (organization, actor, key)"
 )
-_TRACKED = "SELECT application, position FROM tracking WHERE application = ANY(%s::text[]) FOR UPDATE"
+_TRACKED = "SELECT application, position FROM tracking WHERE application = ANY(%s) FOR UPDATE"
 _COPY = f"COPY events ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 _REMEMBER = (
-    "INSERT INTO commands (organization, actor, key, body_hash, first_position, last_position, result, recorded_at)"
-    " SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[], %s::bytea[],"
-    " %s::timestamptz[])"
+    "INSERT INTO commands (organization, actor, key, body_hash, result, first_position, last_position, recorded_at)"
+    " SELECT kept.*, %s::timestamptz FROM unnest(%s, %s, %s, %s, %s, %s, %s) AS kept"
 )
 _TRACK = (
-    "INSERT INTO tracking (application, position) SELECT * FROM unnest(%s::text[], %s::bigint[])"
+    "INSERT INTO tracking (application, position) SELECT * FROM unnest(%s, %s)"
     " ON CONFLICT (application) DO UPDATE SET position = excluded.position"
 )
 _ADVANCE = "UPDATE log_head SET position = %s, hash = %s, recorded_at = %s"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
+
+# Everything here finds single rows by their keys. Left to itself, the planner may choose to read a whole table while
+# that table is young and small, and keep the choice while it grows.
+_POINT_LOOKUPS: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -318,7 +329,9 @@ class Writer:
                 statement_timeout="20s",
                 idle_in_transaction_session_timeout="2s",
                 synchronous_commit="on",
+                **_POINT_LOOKUPS,
             )
+            register(self._connection)
             self.stats.connects += 1
         return self._connection
 
@@ -351,13 +364,12 @@ class Writer:
         async with connection.pipeline():
             await connection.execute("BEGIN")
             head_row = await connection.execute(_LOCK, binary=True)
-            versions_row = await connection.execute(_VERSIONS, (unknown,), binary=True)
+            versions_row = await connection.execute(_VERSIONS, (texts(unknown),), binary=True)
             if keys:
-                memories = await connection.execute(
-                    _MEMORIES, [list(column) for column in zip(*keys, strict=True)], binary=True
-                )
+                columns = [texts(column) for column in zip(*keys, strict=True)]
+                memories = await connection.execute(_MEMORIES, columns, binary=True)
             if followers:
-                tracked = await connection.execute(_TRACKED, (followers,), binary=True)
+                tracked = await connection.execute(_TRACKED, (texts(followers),), binary=True)
         position, hash, recorded_at = await _one(head_row)
         now, found = await _one(versions_row)
         self._clock.observe(now, before, time.monotonic())
@@ -365,7 +377,7 @@ class Writer:
         if position != self._position and len(unknown) < len(streams):
             self._forget()
             known = [stream for stream in streams if stream not in versions]
-            _, found = await _one(await connection.execute(_VERSIONS, (known,), binary=True))
+            _, found = await _one(await connection.execute(_VERSIONS, (texts(known),), binary=True))
             versions.update(zip(known, found, strict=True))
         elif position != self._position:
             self._forget()
@@ -388,27 +400,20 @@ class Writer:
         head = plan.head
         async with connection.pipeline():
             if plan.remembered:
-                columns = list(
-                    zip(
-                        *(
-                            (
-                                kept.organization,
-                                kept.actor,
-                                kept.key,
-                                kept.body_hash,
-                                first,
-                                last,
-                                kept.result,
-                                head.recorded_at,
-                            )
-                            for kept, first, last in plan.remembered
-                        ),
-                        strict=True,
-                    )
+                kept = [remember for remember, _, _ in plan.remembered]
+                columns = (
+                    head.recorded_at,
+                    texts([remember.organization for remember in kept]),
+                    texts([remember.actor for remember in kept]),
+                    texts([remember.key for remember in kept]),
+                    byte_strings([remember.body_hash for remember in kept]),
+                    byte_strings([remember.result for remember in kept]),
+                    numbers([first for _, first, _ in plan.remembered]),
+                    numbers([last for _, _, last in plan.remembered]),
                 )
-                await connection.execute(_REMEMBER, [list(column) for column in columns])
+                await connection.execute(_REMEMBER, columns)
             if plan.tracked:
-                await connection.execute(_TRACK, (list(plan.tracked), list(plan.tracked.values())))
+                await connection.execute(_TRACK, (texts(list(plan.tracked)), numbers(list(plan.tracked.values()))))
             if plan.rows:
                 await connection.execute(_ADVANCE, (head.position, head.hash, head.recorded_at))
                 await connection.execute(_NOTIFY, (CHANNEL, str(head.position)))
@@ -423,7 +428,7 @@ class Writer:
                 found = await connection.execute("SELECT event_id FROM events WHERE position = %s", (plan.first,))
                 return await found.fetchone() == (plan.first_event,)
             if plan.tracked:
-                found = await connection.execute(_TRACKED, (list(plan.tracked),))
+                found = await connection.execute(_TRACKED, (texts(list(plan.tracked)),))
                 return dict(await found.fetchall()) == plan.tracked
             # Keys alone: a second try finds them and answers as the first did.
             return False
