@@ -151,12 +151,8 @@ async def book_series(command: BookSeries, reading: Reading, actor: Actor) -> De
     asked = series.wishes(provider, wish, command.recurrence)
     shelf = await reading.pages(page for one in asked for page in slots.pages_for(provider, one))
     diary = Diary(provider, shelf, reading.now, resources)
-    requests = [_request(command, reading, actor) for _ in asked]
     series_id = reading.desk.ids.new()
-    requests = [
-        Request(one.appointment_id, one.patient_id, one.by, one.override, one.reason, series_id, one.video_url)
-        for one in requests
-    ]
+    requests = [_request(command, reading, actor, series_id) for _ in asked]
     around = [page for one in asked for page in _pages_around(provider, one, reading.now)]
     seen = Diary(provider, await reading.glance(around), reading.now, resources)
     changes = series.book(
@@ -209,13 +205,14 @@ def _wish(command: Arrange, *, by_patient: bool) -> Wish:
     )
 
 
-def _request(command: Arrange, reading: Reading, actor: Actor) -> Request:
+def _request(command: Arrange, reading: Reading, actor: Actor, series_id: UUID | None = None) -> Request:
     return Request(
         appointment_id=reading.desk.ids.new(),
         patient_id=command.patient_id,
         by=actor.party,
         override=command.override,
         reason=command.reason,
+        series_id=series_id,
         video_url=video_url(reading) if command.mode is Mode.TELEMEDICINE else None,
     )
 
