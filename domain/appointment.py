@@ -24,7 +24,16 @@ from domain.availability import ReleaseReason
 from domain.events import ERASED, Event, Personal
 from domain.provider import Mode, Money, Value, visit_type_of
 from domain.refusals import Refusal
-from domain.slots import BookingRefused, Diary, OverrideReason, Wish, refusals, session_of
+from domain.slots import (
+    BookingRefused,
+    Diary,
+    NotSelfBookable,
+    OverrideReason,
+    Wish,
+    conflicts,
+    refusals,
+    session_of,
+)
 from domain.time import MINUTE, Instant, Period
 
 Change = tuple[str, Event]
@@ -392,12 +401,30 @@ def book(diary: Diary, wish: Wish, request: Request) -> list[Change]:
     return _take(AppointmentBooked(**arranged), None)
 
 
-def book_held(state: Appointment, by: Party, approval_needed: bool, now: datetime) -> list[Change]:
-    """Make a hold firm. Refuses with `HoldEnded` once it has run out, free or not: the time must be asked for again."""
+def book_held(
+    state: Appointment, by: Party, approval_needed: bool, now: datetime, diary: Diary | None = None
+) -> list[Change]:
+    """Make a hold firm. Refuses with `HoldEnded` once it has run out, free or not: the time must be asked for again.
+
+    Clocks of two processes differ a little, so the time may have been given away though `now` says that the hold runs:
+    with the `diary` of the hold's own pages it is looked at again, and lost as any other time is.
+    """
     if state.status is not Status.HELD:
         raise WrongStatus(state, "booked from a hold")
     if state.held_until is None or now >= state.held_until:
         raise HoldEnded("the hold has ended; look for a free time again", held_until=state.held_until)
+    if diary is not None:
+        for lost in conflicts(
+            diary,
+            visit=state.period,
+            occupied=state.occupied,
+            session_id=None if state.seats == 1 else state.session_id,
+            seats=state.seats,
+            resources=state.resources,
+            patient_id=state.patient_id,
+            ignoring=state.id,
+        ):
+            raise lost
     kind = AppointmentRequested if approval_needed and by is Party.PATIENT else AppointmentBooked
     return [(stream(state.id), _again(kind, state, by)), *_confirmed(state)]
 
@@ -443,6 +470,10 @@ def move(
     if state.status is not Status.BOOKED:
         raise WrongStatus(state, "moved")
     visit_type = visit_type_of(diary.provider, wish.visit_type_id)
+    wish = replace(wish, moving=state.id, patient_id=state.patient_id, by_patient=by is Party.PATIENT)
+    approved = (state.provider_id, state.visit_type_id) == (diary.provider.id, wish.visit_type_id)
+    if wish.by_patient and visit_type.approval_needed and not approved:
+        raise NotSelfBookable("this visit type is approved by the clinic first; ask for it anew")
     visit, occupied = visit_type.visit(wish.start), visit_type.occupied(wish.start)
     asked = (diary.provider.id, wish.location_id, wish.visit_type_id, wish.mode, visit, wish.resources)
     if asked == (
@@ -454,7 +485,8 @@ def move(
         state.resources,
     ):
         raise NothingToMove("the appointment is at this time already")
-    broken = _notice(state, diary.now, diary.provider.rules.move_notice_minutes, TooLateToMove, "moving", override)
+    minutes = diary.provider.rules.move_notice_minutes
+    broken = _notice(state, by, diary.now, minutes, TooLateToMove, "moving", override)
     broken += check(diary, wish, override)
     event = AppointmentRescheduled(
         appointment_id=state.id,
@@ -474,7 +506,7 @@ def move(
         reason=reason,
         by=by,
         override=_used(override, broken),
-        video_url=video_url,
+        video_url=video_url if wish.mode is Mode.TELEMEDICINE else None,
     )
     moved = evolve(state, event)
     return [(stream(state.id), event), *_released(state, ReleaseReason.MOVED), *_reserved(moved, None)]
@@ -495,7 +527,7 @@ def cancel(
     if state.status not in {Status.HELD, Status.REQUESTED, Status.BOOKED}:
         raise WrongStatus(state, "cancelled")
     broken = (
-        _notice(state, now, notice_minutes, TooLateToCancel, "cancelling", override)
+        _notice(state, by, now, notice_minutes, TooLateToCancel, "cancelling", override)
         if state.status is Status.BOOKED
         else []
     )
@@ -568,14 +600,16 @@ def _used(override: Override | None, broken: Sequence[str]) -> Override | None:
 
 def _notice(
     state: Appointment,
+    by: Party,
     now: datetime,
     minutes: int,
     refusal: type[BookingRefused],
     what: str,
     override: Override | None,
 ) -> list[str]:
+    """Without a notice staff write down at any time what became of a visit; a patient can't undo one that has begun."""
     latest = state.period.start - minutes * MINUTE
-    if minutes == 0 or now <= latest:
+    if now <= latest or (minutes == 0 and by is not Party.PATIENT):
         return []
     late = refusal(f"{what} needs {minutes} minutes of notice; please call the clinic", latest=latest)
     if not _set_aside(late, override):
@@ -584,6 +618,7 @@ def _notice(
 
 
 def _arrange(diary: Diary, wish: Wish, request: Request) -> dict[str, object]:
+    wish = replace(wish, patient_id=request.patient_id, by_patient=request.by is Party.PATIENT)
     broken = check(diary, wish, request.override)
     visit_type = visit_type_of(diary.provider, wish.visit_type_id)
     return {

@@ -194,14 +194,16 @@ def in_the_way(
     *,
     now: datetime,
     session_id: UUID | None = None,
+    seats: int | None = None,
     allowance: int = 0,
     ignoring: UUID | None = None,
 ) -> Sequence[Entry]:
     """The live entries that keep `occupied` from being taken; empty when it is free.
 
-    Blocks always stand in the way. A session with a free seat takes one more visit at its own time. Other sessions may
-    overlap up to `allowance` at any instant (overbooking). `ignoring` is an appointment on the move, which does not
-    stand in its own way.
+    Blocks always stand in the way. A session with a free seat takes one more visit at its own time; `seats` is how many
+    the visit type has now, which may be fewer than when the first were taken. Other sessions may overlap up to
+    `allowance` at any instant (overbooking). `ignoring` is an appointment on the move, which does not stand in its own
+    way.
     """
     others: list[Entry] = []
     mates: list[Entry] = []
@@ -214,11 +216,29 @@ def in_the_way(
             mates.append(entry)
         else:
             others.append(entry)
-    if mates:
-        return mates if len(mates) >= min(mate.seats for mate in mates) else ()
-    if len(others) <= allowance or not others:
+    if mates and len(mates) >= places(mates, seats):
+        return mates
+    if len(others) <= allowance:
         return ()
-    return others if _depth(others, occupied) > allowance else ()
+    for part in _beyond(occupied, mates):
+        near = [entry for entry in others if entry.occupied.overlaps(part)]
+        if len(near) > allowance and _depth(near, part) > allowance:
+            return near
+    return ()
+
+
+def places(mates: Sequence[Entry], seats: int | None) -> int:
+    """How many a session takes: the fewest that anyone in it was told, or that the visit type has now."""
+    return min([mate.seats for mate in mates] + ([] if seats is None else [seats]))
+
+
+def _beyond(occupied: Period, mates: Sequence[Entry]) -> Sequence[Period]:
+    """What of `occupied` a session does not take yet. A visit type that grew longer reaches beyond its first seats."""
+    if not mates:
+        return [occupied]
+    start, end = min(mate.occupied.start for mate in mates), max(mate.occupied.end for mate in mates)
+    parts = [Period(occupied.start, min(start, occupied.end)), Period(max(end, occupied.start), occupied.end)]
+    return [part for part in parts if part.start < part.end]
 
 
 def _depth(entries: Iterable[Entry], within: Period) -> int:

@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID, uuid5
 
-from domain.availability import Entry, PageId, Shelf, in_the_way
+from domain.availability import Entry, PageId, Shelf, in_the_way, places
 from domain.provider import (
     Location,
     Mode,
@@ -332,25 +332,48 @@ def _booked_in(diary: Diary, counted: Period, moving: UUID | None) -> int:
 def _conflicts(
     diary: Diary, wish: Wish, visit_type: VisitType, visit: Period, occupied: Period
 ) -> Iterator[BookingRefused]:
+    alone = visit_type.seats == 1
+    return conflicts(
+        diary,
+        visit=visit,
+        occupied=occupied,
+        session_id=None if alone else session_of(diary.provider.id, visit_type, wish.start, diary.provider.id),
+        seats=visit_type.seats,
+        resources=wish.resources,
+        patient_id=wish.patient_id,
+        ignoring=wish.moving,
+    )
+
+
+def conflicts(
+    diary: Diary,
+    *,
+    visit: Period,
+    occupied: Period,
+    session_id: UUID | None,
+    seats: int,
+    resources: Sequence[UUID],
+    patient_id: UUID | None,
+    ignoring: UUID | None,
+) -> Iterator[LostTime]:
+    """What occupies the time of the provider, of the resources, or of the patient. `session_id` is a group visit's."""
     provider, shelf, now = diary.provider, diary.shelf, diary.now
-    session = None if visit_type.seats == 1 else session_of(provider.id, visit_type, wish.start, provider.id)
     stands = in_the_way(
         shelf,
         provider.id,
         occupied,
         now=now,
-        session_id=session,
+        session_id=session_id,
+        seats=seats,
         allowance=provider.rules.overbooking_allowance,
-        ignoring=wish.moving,
+        ignoring=ignoring,
     )
     if stands:
-        yield _lost(stands, session)
-    for key in wish.resources:
-        if entries := in_the_way(shelf, key, occupied, now=now, session_id=session, ignoring=wish.moving):
+        yield _lost(stands, session_id)
+    for key in resources:
+        if entries := in_the_way(shelf, key, occupied, now=now, session_id=session_id, seats=seats, ignoring=ignoring):
             yield ResourceBusy("a room or device is in use then", _periods(entries))
-    if wish.patient_id is not None and (
-        entries := in_the_way(shelf, wish.patient_id, visit, now=now, ignoring=wish.moving)
-    ):
+    if patient_id is not None and (entries := in_the_way(shelf, patient_id, visit, now=now, ignoring=ignoring)):
         yield PatientBusy("the patient has another visit then", _periods(entries))
 
 
@@ -400,7 +423,8 @@ def _seats_left(diary: Diary, visit_type: VisitType, start: datetime) -> int:
         return 1
     session = session_of(diary.provider.id, visit_type, start, diary.provider.id)
     entries = diary.shelf.entries(diary.provider.id, visit_type.occupied(start))
-    return visit_type.seats - sum(1 for entry in entries if entry.session_id == session and entry.live(diary.now))
+    mates = [entry for entry in entries if entry.session_id == session and entry.live(diary.now)]
+    return places(mates, visit_type.seats) - len(mates)
 
 
 def days_around(provider: Provider, wish: Wish, now: datetime) -> tuple[date, date]:
