@@ -267,7 +267,7 @@ def _changed(changes: list[appointment.Change], state: Appointment) -> Decision:
     return Decision(changes, _answer(appointment.evolve(state, changes[0][1])))
 
 
-async def _by_rules(command: OneAppointment, reading: Reading, actor: Actor, what: str) -> Appointment:
+async def _with_pages(command: OneAppointment, reading: Reading, actor: Actor, what: str) -> Appointment:
     """An appointment whose pages are about to change: they are read, so that the save is guarded by them."""
     state = await _own(command, reading, actor, what)
     await reading.pages(state.pages())
@@ -276,11 +276,13 @@ async def _by_rules(command: OneAppointment, reading: Reading, actor: Actor, wha
 
 @handles(BookHeldAppointment)
 async def book_held_appointment(command: BookHeldAppointment, reading: Reading, actor: Actor) -> Decision:
-    state = await _by_rules(command, reading, actor, "book_appointment")
+    state = await _own(command, reading, actor, "book_appointment")
     provider = await reading.get(PROVIDER, state.provider_id)
+    shelf = await reading.pages(state.pages())
     offered = provider.visit_types.get(state.visit_type_id)
     needs_approval = offered is not None and offered.approval_needed
-    return _changed(appointment.book_held(state, actor.party, needs_approval, reading.now), state)
+    diary = Diary(provider, shelf, reading.now)
+    return _changed(appointment.book_held(state, actor.party, needs_approval, reading.now, diary), state)
 
 
 @handles(AcceptAppointment)
@@ -291,7 +293,7 @@ async def accept_appointment(command: AcceptAppointment, reading: Reading, actor
 
 @handles(DeclineAppointment)
 async def decline_appointment(command: DeclineAppointment, reading: Reading, actor: Actor) -> Decision:
-    state = await _by_rules(command, reading, actor, "answer_request")
+    state = await _with_pages(command, reading, actor, "answer_request")
     return _changed(appointment.decline(state, actor.party, command.reason), state)
 
 
@@ -345,7 +347,7 @@ async def move_appointment(command: MoveAppointment, reading: Reading, actor: Ac
 
 @handles(CancelAppointment)
 async def cancel_appointment(command: CancelAppointment, reading: Reading, actor: Actor) -> Decision:
-    state = await _by_rules(command, reading, actor, "cancel_appointment")
+    state = await _with_pages(command, reading, actor, "cancel_appointment")
     if command.override is not None:
         access.require(actor, "override_rule")
     provider = await reading.get(PROVIDER, state.provider_id)
@@ -387,11 +389,11 @@ async def mark_no_show(command: MarkNoShow, reading: Reading, actor: Actor) -> D
 
 @handles(MarkEnteredInError)
 async def mark_entered_in_error(command: MarkEnteredInError, reading: Reading, actor: Actor) -> Decision:
-    state = await _by_rules(command, reading, actor, "enter_in_error")
+    state = await _with_pages(command, reading, actor, "enter_in_error")
     return _changed(appointment.enter_in_error(state, actor.party), state)
 
 
 @handles(LapseHold)
 async def lapse_hold(command: LapseHold, reading: Reading, actor: Actor) -> Decision:
-    state = await _by_rules(command, reading, actor, "lapse_hold")
+    state = await _with_pages(command, reading, actor, "lapse_hold")
     return _changed(appointment.lapse(state, reading.now), state)
