@@ -7,7 +7,7 @@ version; what occupies time is on the pages (`domain/availability.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,12 +15,13 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, ClassVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from domain.events import Event
 from domain.refusals import Invalid, Refusal, Unknown
-from domain.time import DAY, MINUTE, Period, ZoneName, instant_of, zone
+from domain.time import DAY, MINUTE, Period, ZoneName, instant_of, is_skipped, zone
 
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 # NUCC Health Care Provider Taxonomy: ten characters, the last an X (the code set's own texts are licensed; ours are not
@@ -431,8 +432,12 @@ class Opening:
 
 
 def opening(state: Provider, location: Location, day: date) -> Opening:
-    """The instants between which the location opens on a local day. A wall time that a clock change skips moves forward
-    by the gap; one that happens twice is the first. An interval that a change swallows whole is left out."""
+    """The instants between which the location opens on a local day, in order, none overlapping another.
+
+    A wall time that a clock change skips moves forward by the gap; one that happens twice is the first. Hours that this
+    moves into the next ones are one with them; hours that it turns around are left out. A day that its zone skipped as
+    a whole has no hours.
+    """
     key = (location.id, day)
     hours: tuple[WallInterval, ...] = ()
     if key in state.exceptions:
@@ -444,16 +449,34 @@ def opening(state: Provider, location: Location, day: date) -> Opening:
         for valid_from, week in state.weekly_hours.get(location.id, ()):
             if valid_from <= day:
                 hours = week.on(day)
-    return Opening(day, tuple(_periods(location, day, hours)), None if hours else why)
-
-
-def _periods(location: Location, day: date, hours: Sequence[WallInterval]) -> Iterator[Period]:
+    if not hours:
+        return Opening(day, (), why)
     place = zone(location.time_zone)
+    if is_skipped(day, place):
+        return Opening(day, (), "day_skipped")
+    return Opening(day, tuple(_in_order(_periods(place, day, hours))))
+
+
+def _periods(place: ZoneInfo, day: date, hours: Sequence[WallInterval]) -> Iterator[Period]:
     for piece in hours:
         start = instant_of(day, piece.start, place)
         end = instant_of(day if piece.end > piece.start else day + DAY, piece.end, place)
         if start < end:
             yield Period(start, end)
+
+
+def _in_order(periods: Iterable[Period]) -> Iterator[Period]:
+    current: Period | None = None
+    for period in sorted(periods):
+        if current is None:
+            current = period
+        elif period.start < current.end:
+            current = Period(current.start, max(current.end, period.end))
+        else:
+            yield current
+            current = period
+    if current is not None:
+        yield current
 
 
 def away(state: Provider, period: Period) -> tuple[Period, TimeOffReason] | None:

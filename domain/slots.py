@@ -28,7 +28,7 @@ from domain.provider import (
 )
 from domain.refusals import Refusal
 from domain.resource import Resource
-from domain.time import DAY, MINUTE, Period, day_bounds, local_day, week_bounds, zone
+from domain.time import DAY, MINUTE, Period, day_bounds, is_skipped, local_day, week_bounds, zone
 
 # How far a search for alternatives looks, in local days from the day that was wanted.
 ALTERNATIVE_DAYS = 14
@@ -207,10 +207,8 @@ def pages_between(provider: Provider, wish: Wish, first: date, last: date) -> Se
     days = list(span.utc_days())
     owners = [provider.id, *wish.resources, *([wish.patient_id] if wish.patient_id else [])]
     pages = [(owner, day) for owner in owners for day in days]
-    day = first
-    while day <= last + DAY:
+    for day in days_between(first, last + DAY):
         pages += _cap_pages(provider, day, wish.location_id)
-        day += DAY
     return list(dict.fromkeys(pages))
 
 
@@ -277,8 +275,12 @@ def _notice(diary: Diary, visit: Period) -> Iterator[BookingRefused]:
 
 def _openings(provider: Provider, location: Location, visit: Period) -> Sequence[Opening]:
     """The hours that could hold a visit: of its local day, and of the day before, which may run past midnight."""
-    day = local_day(visit.start, zone(location.time_zone))
-    return [opening(provider, location, day), opening(provider, location, day - DAY)]
+    place = zone(location.time_zone)
+    day = local_day(visit.start, place)
+    before = day - DAY
+    while is_skipped(before, place):
+        before -= DAY
+    return [opening(provider, location, day), opening(provider, location, before)]
 
 
 def _hours(
@@ -400,6 +402,12 @@ def starts(provider: Provider, location: Location, day: date) -> Iterator[tuple[
             at += step
 
 
+def days_between(first: date, last: date) -> Iterator[date]:
+    """Both included."""
+    for offset in range((last - first).days + 1):
+        yield first + offset * DAY
+
+
 def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Slot]:
     """The free times that start in hours of the local days from `first` to `last`, in order.
 
@@ -408,14 +416,16 @@ def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Sl
     provider = diary.provider
     visit_type = visit_type_of(provider, wish.visit_type_id)
     location = location_of(provider, wish.location_id)
-    day = first
-    while day <= last:
+    # Hours that run past midnight may reach into the next day's, and both may name a time.
+    open_at: dict[datetime, list[Opening]] = {}
+    for day in days_between(first, last):
         for hours, at in starts(provider, location, day):
-            asked = replace(wish, start=at)
-            if next(_refusals(diary, asked, (hours,)), None) is None:
-                visit = visit_type.visit(at)
-                yield Slot(visit, location.id, visit_type.id, _seats_left(diary, visit_type, at))
-        day += DAY
+            open_at.setdefault(at, []).append(hours)
+    for at in sorted(open_at):
+        asked = replace(wish, start=at)
+        if next(_refusals(diary, asked, open_at[at]), None) is None:
+            visit = visit_type.visit(at)
+            yield Slot(visit, location.id, visit_type.id, _seats_left(diary, visit_type, at))
 
 
 def _seats_left(diary: Diary, visit_type: VisitType, start: datetime) -> int:

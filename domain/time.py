@@ -31,7 +31,13 @@ class UnknownZone(Invalid):
     code = "unknown_zone"
 
 
+# What the book speaks of, with room at both ends: near the ends of the calendar a zone or a duration would leave it.
+FIRST_YEAR, LAST_YEAR = 1900, 2199
+
+
 def _utc(value: datetime) -> datetime:
+    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+        raise ValueError(f"an instant lies in the years {FIRST_YEAR} to {LAST_YEAR}")
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
@@ -71,6 +77,11 @@ def local_day(instant: datetime, place: ZoneInfo) -> date:
 def day_bounds(day: date, place: ZoneInfo) -> Period:
     """The instants at which a local day starts and ends: 23, 24 or 25 hours apart, or what the zone makes of it."""
     return Period(instant_of(day, time.min, place), instant_of(day + DAY, time.min, place))
+
+
+def is_skipped(day: date, place: ZoneInfo) -> bool:
+    """Whether a zone that moved across the date line never had this day, as Samoa's 30 December 2011."""
+    return local_day(instant_of(day, time(12), place), place) != day
 
 
 def week_bounds(day: date, place: ZoneInfo) -> Period:
