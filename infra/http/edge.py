@@ -1,0 +1,171 @@
+"""The first thing a request meets and the last thing an answer passes. In: raw ASGI. Out: the same, bounded and safe.
+
+It holds bodies to their size, type and depth, turns an unexpected error into a bare 500, adds the headers that every
+answer carries, and counts. One pure ASGI layer, since each one costs every request.
+"""
+
+from __future__ import annotations
+
+import re
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from infra.http.problems import BodyTooDeep, BodyTooLarge, Refused, UnsupportedMediaType, unexpected
+
+Header = tuple[bytes, bytes]
+
+# Answers hold personal data: no cache keeps them, no browser guesses their type.
+_ALWAYS: list[Header] = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+# A body over the limit is still read this many times over before the answer, or a client that is busy sending would see
+# a broken connection instead of the 413.
+_READ_OVER = 32
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+class Edge:
+    """`metrics` gets (method, operation, status, seconds) of every answer; `headers` replace the usual ones."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_limit: int = 1024 * 1024,
+        nesting_limit: int = 64,
+        metrics: Any = None,
+        headers: list[Header] | None = None,
+    ) -> None:
+        self.app = app
+        self.body_limit = body_limit
+        self.nesting_limit = nesting_limit
+        self.metrics = metrics
+        self.headers = _ALWAYS if headers is None else headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        status = 0
+        extra: list[Header] = []
+        scope["daybook.headers"] = extra
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self.headers, *extra]
+            await send(message)
+
+        try:
+            length, media_type = _body_headers(scope)
+            if length is not None:
+                receive = await self._body(length, media_type, receive)
+            await self.app(scope, receive, answer)
+        except Refused as refused:
+            await refused.response()(scope, receive, answer)
+        except _Gone:
+            status = 499
+        except Exception as error:
+            response = unexpected(error)
+            if status:
+                # Too late for another answer: break off, so that half of one is not taken for the whole.
+                raise BrokenOff from None
+            await response(scope, receive, answer)
+        finally:
+            if self.metrics is not None:
+                operation = getattr(scope.get("route"), "name", "")
+                self.metrics(scope["method"], operation, status, perf_counter() - started)
+
+    async def _body(self, length: int, media_type: bytes, receive: Receive) -> Receive:
+        """Read the whole body, within bounds, and give it again to whoever asks. `length` is -1 when not announced."""
+        limit = self.body_limit
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise _Gone
+            chunk = message.get("body", b"")
+            more = message.get("more_body", False)
+            size += len(chunk)
+            if size <= limit:
+                chunks.append(chunk)
+            elif size > limit * _READ_OVER or length > limit * _READ_OVER:
+                break
+        if size > limit or length > limit:
+            headers = {"Connection": "close"} if more else None
+            raise BodyTooLarge(f"A body may have {limit} bytes.", headers, limit=limit)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if body:
+            if not _is_json(media_type):
+                raise UnsupportedMediaType("A body is JSON, sent with Content-Type: application/json.")
+            if body.count(b"[") + body.count(b"{") > self.nesting_limit and _depth(body) > self.nesting_limit:
+                raise BodyTooDeep(f"A body may be nested {self.nesting_limit} deep.", limit=self.nesting_limit)
+        given = False
+
+        async def again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return again
+
+
+class BrokenOff(Exception):
+    """An answer that had begun could not be finished. The server closes the connection."""
+
+
+class _Gone(Exception):
+    """The client left before its request was whole."""
+
+
+def add_header(scope: Scope, name: bytes, value: bytes) -> None:
+    """Have the answer to this request, good or bad, carry a header. Needs an `Edge` around the app."""
+    headers: list[Header] | None = scope.get("daybook.headers")
+    if headers is not None:
+        headers.append((name, value))
+
+
+def _body_headers(scope: Scope) -> tuple[int | None, bytes]:
+    """The announced length of the body (-1: unknown, None: there is no body) and its media type."""
+    length: int | None = None
+    media_type = b""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            try:
+                length = int(value) or None
+            except ValueError:
+                length = -1
+        elif name == b"transfer-encoding":
+            length = -1
+        elif name == b"content-type":
+            media_type = value
+    return length, media_type
+
+
+def _is_json(media_type: bytes) -> bool:
+    if media_type == b"application/json":
+        return True
+    kind = media_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _depth(body: bytes) -> int:
+    deepest = depth = 0
+    for token in _TOKENS.finditer(body):
+        character = body[token.start()]
+        if character in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in b"]}":
+            depth -= 1
+    return deepest

@@ -1,0 +1,90 @@
+"""How both APIs are made alike, and how they stand together in one process. In: routers. Out: an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from infra.http import problems
+from infra.http.edge import Edge
+from infra.http.health import HttpMetrics
+from infra.http.problems import problem
+from infra.http.tokens import Bearers
+
+
+def service(
+    name: str,
+    *,
+    title: str,
+    description: str,
+    routers: Iterable[APIRouter],
+    bearers: Bearers | None = None,
+    busy: Iterable[type[Exception]] = (),
+    body_limit: int = 1024 * 1024,
+    nesting_limit: int = 64,
+    metrics: HttpMetrics | None = None,
+) -> FastAPI:
+    """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`.
+
+    `bearers` checks the tokens of routes that take an `Asker`. `busy` are the errors that mean: ask again shortly (503
+    with `Retry-After`).
+    """
+    app = FastAPI(
+        title=title,
+        description=description,
+        openapi_url=f"/{name}/openapi.json",
+        docs_url=f"/{name}/docs",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+        # Its traces would carry what callers send.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    for router in routers:
+        app.include_router(router, prefix=f"/{name}")
+    app.state.bearers = bearers
+    problems.install(app, busy)
+    problems.describe(app)
+    app.add_middleware(Edge, body_limit=body_limit, nesting_limit=nesting_limit, metrics=metrics)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+class Together:
+    """Several services in one process, told apart by the first part of the path. What nobody has is 404.
+
+    `""` is whoever takes the rest.
+    """
+
+    def __init__(self, services: Mapping[str, ASGIApp]) -> None:
+        self._services = dict(services)
+        self._rest = self._services.pop("", None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _no_lifespan(receive, send)
+            return
+        first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+        app = self._services.get(first, self._rest)
+        if app is not None:
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            await problem(404, "not_found", "There is nothing at this address.")(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+
+async def _no_lifespan(receive: Receive, send: Send) -> None:
+    """What services need is opened and closed by whoever wires them, around the server."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

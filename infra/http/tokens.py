@@ -1,0 +1,252 @@
+"""Who asks: bearer tokens are checked here, for both APIs, and minted for development.
+
+In: an `Authorization` header. Out: a `Caller`. A token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037); which key
+signed it is said by `kid`, and nothing else in its header is believed. Accounts replace the minting later, not the
+checking.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Final
+from uuid import UUID, uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import Depends
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security.base import SecurityBase
+from starlette.requests import Request
+
+from domain.access import Actor, Role
+from infra.http.limits import RateLimit
+from infra.http.problems import Refused
+
+WRITE = "daybook-write"
+READ = "daybook-read"
+
+_ALGORITHM: Final = "EdDSA"
+_REQUIRED: Final = ("iss", "aud", "sub", "org", "role", "exp", "iat", "jti")
+_LONGEST_TOKEN = 4096
+_ORGANIZATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+# What is written into the log beside every event: an opaque id, never a name or an address.
+_SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:|-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever holds the token, inside one organization."""
+
+    organization: str
+    actor: Actor
+
+
+class Unauthenticated(Refused):
+    """No usable token. The answer says which kind of fault, and no more than helps an honest client (RFC 6750 §3.1)."""
+
+    code: ClassVar[str] = "unauthenticated"
+    status = 401
+
+    def __init__(self, detail: str) -> None:
+        challenge = 'Bearer realm="daybook"'
+        if type(self) is not Unauthenticated:
+            challenge += f', error="invalid_token", error_description="{detail}"'
+        super().__init__(detail, {"WWW-Authenticate": challenge})
+
+
+class TokenInvalid(Unauthenticated):
+    code = "token_invalid"
+
+
+class TokenExpired(Unauthenticated):
+    code = "token_expired"
+
+
+class SigningKey:
+    """An Ed25519 key made of 32 secret bytes. Its id is the RFC 7638 thumbprint of its public half."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self.private.public_key()
+        self.id = thumbprint(self.public)
+
+
+def thumbprint(key: Ed25519PublicKey) -> str:
+    """RFC 7638 §3, with the members that RFC 8037 §2 names."""
+    x = base64.urlsafe_b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).rstrip(b"=").decode()
+    members = json.dumps({"crv": "Ed25519", "kty": "OKP", "x": x}, separators=(",", ":"))
+    return base64.urlsafe_b64encode(hashlib.sha256(members.encode()).digest()).rstrip(b"=").decode()
+
+
+def mint(
+    key: SigningKey,
+    *,
+    role: Role,
+    organization: str,
+    subject: str,
+    now: datetime,
+    lifetime: timedelta,
+    audiences: tuple[str, ...] = (WRITE, READ),
+    issuer: str = "daybook",
+    patient_id: UUID | None = None,
+    provider_id: UUID | None = None,
+) -> str:
+    """A token for development. `patient_id` and `provider_id` name the person that the caller is.
+
+    Raises `ValueError` for an organization or subject that no token may carry.
+    """
+    if not _ORGANIZATION.fullmatch(organization):
+        raise ValueError("an organization is a short slug of a-z, 0-9 and '-'")
+    if not _SUBJECT.fullmatch(subject):
+        raise ValueError("a subject is an opaque id of letters, digits and . _ : | -")
+    claims: dict[str, Any] = {
+        "iss": issuer,
+        "aud": list(audiences),
+        "sub": subject,
+        "org": organization,
+        "role": role.value,
+        "iat": int(now.timestamp()),
+        "exp": int((now + lifetime).timestamp()),
+        "jti": str(uuid4()),
+    }
+    if patient_id is not None:
+        claims["patient"] = str(patient_id)
+    if provider_id is not None:
+        claims["provider"] = str(provider_id)
+    return jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers={"kid": key.id})
+
+
+class Bearers:
+    """Checks the tokens of one service, which `service(bearers=…)` is given.
+
+    `keys` maps key ids to public keys. Verified tokens are remembered by their hash until they expire, at most
+    `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[str, Ed25519PublicKey],
+        audience: str,
+        *,
+        issuer: str = "daybook",
+        leeway: int = 30,
+        limit: RateLimit | None = None,
+        remembered: int = 10_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = dict(keys)
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway = leeway
+        self._limit = limit
+        self._remembered = remembered
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+
+    async def let_in(self, request: Request) -> Caller:
+        """Raises `Unauthenticated` and its kinds, and `TooManyRequests`."""
+        caller = self.check(request.headers.get("authorization"))
+        if self._limit is not None:
+            await self._limit.spend(request.scope, f"{caller.organization}/{caller.actor.id}")
+        return caller
+
+    def check(self, header: str | None) -> Caller:
+        """The caller named by an `Authorization` header. Raises `Unauthenticated` and its kinds."""
+        if header is None:
+            raise Unauthenticated("Send a token: Authorization: Bearer ….")
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("Send a token: Authorization: Bearer ….")
+        fingerprint = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._known.get(fingerprint)
+        if known is not None:
+            caller, until = known
+            if self._clock() < until:
+                self._known.move_to_end(fingerprint)
+                return caller
+            del self._known[fingerprint]
+        caller, until = self._verified(token.strip())
+        self._known[fingerprint] = (caller, until)
+        if len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return caller
+
+    def _verified(self, token: str) -> tuple[Caller, float]:
+        if len(token) > _LONGEST_TOKEN:
+            raise TokenInvalid("The token is too long.")
+        try:
+            key = self._keys.get(jwt.get_unverified_header(token).get("kid", ""))
+            if key is None:
+                raise TokenInvalid("The token is not signed by a known key.")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[_ALGORITHM],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._leeway,
+                options={
+                    "require": list(_REQUIRED),
+                    # The times are checked below, by our own clock.
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+            until = self._in_time(claims)
+        except jwt.InvalidAudienceError:
+            raise TokenInvalid("The token is meant for another service.") from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, AttributeError):
+            raise TokenInvalid("The token is not valid.") from None
+        return self._caller(claims), until
+
+    def _in_time(self, claims: Mapping[str, Any]) -> float:
+        now = self._clock()
+        times = {name: claims[name] for name in ("exp", "iat", "nbf") if name in claims}
+        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in times.values()):
+            raise TokenInvalid("The token is not valid.")
+        if not now < times["exp"] + self._leeway:
+            raise TokenExpired("The token has expired.")
+        if max(times["iat"], times.get("nbf", 0)) > now + self._leeway:
+            raise TokenInvalid("The token is not valid yet.")
+        return float(times["exp"])
+
+    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+        organization, subject = claims["org"], claims["sub"]
+        if not (isinstance(organization, str) and _ORGANIZATION.fullmatch(organization)):
+            raise TokenInvalid("The token names no organization.")
+        if not (isinstance(subject, str) and _SUBJECT.fullmatch(subject)):
+            raise TokenInvalid("The token names no subject.")
+        try:
+            role = Role(claims["role"])
+            patient_id, provider_id = (
+                UUID(claims[name]) if name in claims else None for name in ("patient", "provider")
+            )
+        except (ValueError, TypeError, AttributeError):
+            raise TokenInvalid("The token's role, patient or provider is not known.") from None
+        return Caller(organization, Actor(subject, role, patient_id, provider_id))
+
+
+class _WhoAsks(SecurityBase):
+    def __init__(self) -> None:
+        self.model = HTTPBearerModel(
+            bearerFormat="JWT", description="An EdDSA-signed token; see `daybook token --help`."
+        )
+        self.scheme_name = "bearer"
+
+    async def __call__(self, request: Request) -> Caller:
+        bearers: Bearers = request.app.state.bearers
+        return await bearers.let_in(request)
+
+
+# The one dependency that says who asks: a route takes `caller: Asker`.
+Asker = Annotated[Caller, Depends(_WhoAsks())]
