@@ -195,6 +195,12 @@ class Reading:
         """Read two in one round trip, ahead of asking for each."""
         await self._read([one[0].stream(one[1]), other[0].stream(other[1])])
 
+    async def each(self, aggregate: Aggregate[S], keys: Iterable[UUID]) -> Mapping[UUID, S | None]:
+        """The states of many, in one round trip; None where there is none."""
+        streams = {key: aggregate.stream(key) for key in keys}
+        await self._read(streams.values())
+        return {key: self.states[stream] for key, stream in streams.items()}
+
     async def pages(self, wanted: Iterable[PageId]) -> Shelf:
         """The pages that a decision rests on. Ask once, for all: the places in the queues are taken in one order."""
         pages = list(dict.fromkeys(wanted))
@@ -315,6 +321,11 @@ class Desk:
                 self._keep(organization, reading, decision)
                 return Answer(decision.answer, saved.position)
         raise Busy("too many are after the same thing just now; ask again shortly")
+
+    async def answered(self, command: Command, actor: Actor, organization: str, key: str) -> Answer | None:
+        """What this command was answered under this key, if it was. Raises `KeyReused`, `LogUnavailable`."""
+        said = await self.log.remembered(organization, actor.id, key, _body_hash(command))
+        return _replayed(said) if said else None
 
     async def states(self, organization: str, streams: Sequence[str], *, fresh: bool) -> Mapping[str, tuple[int, Any]]:
         """Folded states with their versions. A fresh read asks the log for what came after the cached versions."""

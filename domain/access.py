@@ -46,6 +46,7 @@ POLICY: dict[str, frozenset[Role]] = {
     "attend_visit": STAFF,
     "enter_in_error": STAFF,
     "lapse_hold": frozenset({Role.SYSTEM}),
+    "record_history": frozenset({Role.ADMIN, Role.SYSTEM}),
     "read_slots": READERS,
     "read_provider": READERS,
     "read_appointment": READERS,

@@ -35,3 +35,9 @@ class NotRunning(Trouble):
     """The command speaks with a running Daybook, and none answers on this data folder."""
 
     exit_code = 5
+
+
+class WrongInput(Trouble):
+    """A file that was given to be read is not what the command takes."""
+
+    exit_code = 2
