@@ -52,6 +52,13 @@ class Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class VersionMismatch(Refusal):
+    """What the asker looked at has changed since. Read it again, and decide again (RFC 9110 §13.1.1)."""
+
+    code = "version_mismatch"
+    status = 412
+
+
 class Busy(Exception):
     """Retries ran out. Nothing is said of the time asked for; ask again shortly (503 with `Retry-After`)."""
 
@@ -231,6 +238,11 @@ class Reading:
             self.expected[stream] = version
             self.states[stream] = state
 
+    def refuse_if_changed(self, stream: str, version: int) -> None:
+        """Raises `VersionMismatch` where the command read another version of the stream than its asker saw."""
+        if self.expected.get(stream, version) != version:
+            raise VersionMismatch("this was changed by somebody else since you read it")
+
     def new(self, stream: str) -> None:
         """Expect a stream that no one can have written: its id was made just now."""
         self.expected[stream] = 0
@@ -276,8 +288,10 @@ class Desk:
         command_id: UUID | None = None,
         on_behalf_of: str | None = None,
         purpose: str | None = None,
+        seen: tuple[str, int] | None = None,
     ) -> Answer:
-        """Carry a command out. With a `key`, a repeat answers as the first did, after a crash too.
+        """Carry a command out. With a `key`, a repeat answers as the first did, after a crash too. `seen` is a stream
+        of the command and the version of it that the asker saw; it is refused when that has changed.
 
         Raises `Refusal`, `Busy`, `KeyReused`, `LogUnavailable`.
         """
@@ -298,6 +312,9 @@ class Desk:
             async with Reading(self, organization, fresh=fresh, queue=queue) as reading:
                 try:
                     decision = await handler(command, reading, actor)
+                    # Only now, so that who may not see it is not told how often it changed.
+                    if seen is not None:
+                        reading.refuse_if_changed(*seen)
                 except Refusal as refusal:
                     if reading.from_cache:
                         fresh, queue = True, False

@@ -1,0 +1,1 @@
+"""Commands over HTTP: request → command → answer. No rules live here."""

@@ -1,0 +1,138 @@
+"""A request on its way to the desk and its answer on the way back, the same for every command.
+
+In: headers that say who asks, why, and under which key. Out: JSON with the command's position in the log.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from commands.loop import Command, Desk
+from infra.http.edge import add_header
+from infra.http.positions import Positions
+from infra.http.problems import InvalidParameter
+from infra.http.tokens import Asker, Caller
+from write_api.bodies import Body
+
+M = TypeVar("M", bound=BaseModel)
+
+# OASIS XSPA profile of SAML 2.0, purpose of use; what an accounting of disclosures is grouped by.
+PURPOSES: Final = ("TREATMENT", "PAYMENT", "OPERATIONS", "EMERGENCY", "REQUEST", "PUBLICHEALTH", "RESEARCH", "SYSADMIN")
+
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_VERSION = re.compile(rb'"([1-9][0-9]{0,17})"')
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """What every route needs of the outside. `read_at` is where the read API answers: what was made is found there."""
+
+    desk: Desk
+    positions: Positions
+    read_at: str = "/read"
+
+
+class Asking:
+    """One request: who asks, and what its headers say."""
+
+    __slots__ = ("caller", "correlation_id", "counter", "headers", "key", "purpose", "request")
+
+    def __init__(self, request: Request, counter: Counter, caller: Caller, headers: dict[bytes, bytes]) -> None:
+        self.request = request
+        self.counter = counter
+        self.caller = caller
+        self.headers = headers
+        self.correlation_id = _correlation(headers) or counter.desk.ids.new()
+        self.key = _key(headers.get(b"idempotency-key"))
+        self.purpose = _purpose(headers.get(b"purpose-of-use"))
+
+    async def read(self, body: Body[M], **in_path: UUID) -> M:
+        """What the body asks for, with the ids that the address says."""
+        return body.read(await self.request.body(), in_path)
+
+    async def take(
+        self, command: Command, *, status: int = 200, made: str | None = None, form: str | None = None
+    ) -> Response:
+        """Have the command carried out, and answer.
+
+        `made` is where the new thing is read, under the read API, with names of the answer's fields in braces. `form`
+        is the stream that `If-Match` speaks of, where a form was read earlier.
+        """
+        counter = self.counter
+        answer = await counter.desk.handle(
+            command,
+            self.caller.actor,
+            self.caller.organization,
+            key=self.key,
+            correlation_id=self.correlation_id,
+            purpose=self.purpose,
+            seen=self._seen(form),
+        )
+        position = counter.positions.show(answer.position)
+        headers = {"Position": position}
+        if made is not None:
+            headers["Location"] = f"{counter.read_at}/{made.format_map(answer.content)}"
+        if answer.replayed:
+            headers["Idempotency-Replayed"] = "true"
+        body = b'%b,"position":"%b"}' % (to_json(answer.content)[:-1], position.encode())
+        return Response(body, status, headers, "application/json")
+
+    def _seen(self, form: str | None) -> tuple[str, int] | None:
+        """The version that the asker saw (RFC 9110 §13.1.1). `*` asks only that the thing is there, which it must be
+        anyway."""
+        said = self.headers.get(b"if-match")
+        if form is None or said is None or said.strip() == b"*":
+            return None
+        version = _VERSION.fullmatch(said.strip())
+        if version is None:
+            raise InvalidParameter('If-Match holds the ETag of what was read, such as "3".')
+        return form, int(version[1])
+
+
+async def asking(request: Request, caller: Asker) -> Asking:
+    """Raises `InvalidParameter`, and what `Asker` raises."""
+    asked = Asking(request, request.app.state.counter, caller, dict(request.scope["headers"]))
+    add_header(request.scope, b"x-request-id", str(asked.correlation_id).encode())
+    return asked
+
+
+Asked = Annotated[Asking, Depends(asking)]
+
+
+def _key(said: bytes | None) -> str | None:
+    if said is None:
+        return None
+    if _KEY.fullmatch(said) is None:
+        raise InvalidParameter("Idempotency-Key holds 1 to 255 visible ASCII characters.")
+    return said.decode("ascii")
+
+
+def _purpose(said: bytes | None) -> str | None:
+    if said is None:
+        return None
+    purpose = said.strip().decode("latin-1")
+    if purpose not in PURPOSES:
+        raise InvalidParameter(f"Purpose-Of-Use is one of {', '.join(PURPOSES)}.", allowed=list(PURPOSES))
+    return purpose
+
+
+def _correlation(headers: dict[bytes, bytes]) -> UUID | None:
+    """The id under which the caller's other traces stand: `X-Request-Id` when it is a UUID, or the trace id of W3C
+    Trace Context. What is neither is ignored, as Trace Context asks."""
+    if (said := headers.get(b"x-request-id")) is not None:
+        try:
+            return UUID(said.decode("ascii"))
+        except ValueError:
+            pass
+    if (said := headers.get(b"traceparent")) is not None and (trace := _TRACEPARENT.fullmatch(said)):
+        return UUID(trace[1].decode()) if trace[1].strip(b"0") else None
+    return None
