@@ -1,8 +1,8 @@
 """Booking on a log of a million events beside booking on one of a thousand.
 
-Databases on one server; rounds alternate between a small log and the large one. Bookings go through the command loop, so that what is
-measured is the log and the decisions, not HTTP. Each round books with providers, patients and days that the caches have
-not seen.
+Databases on one server; rounds alternate between a small log and the large one. Bookings go through the command loop,
+so that what is measured is the log and the decisions, not HTTP. Each round books with providers, patients and days that
+the caches have not seen.
 """
 
 from __future__ import annotations
