@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -35,6 +36,8 @@ class Watch:
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Called with each new head, from the event loop's thread.
+        self.listeners: set[Callable[[int], None]] = set()
 
     @property
     def seen(self) -> int:
@@ -63,6 +66,8 @@ class Watch:
         """The log has come to `position`."""
         if position > self._seen:
             self._seen = position
+            for listener in tuple(self.listeners):
+                listener(position)
             for future, after in self._waiting.items():
                 if after < position and not future.done():
                     future.set_result(None)
