@@ -1,0 +1,125 @@
+"""A store in Redis. In and out: what `projections.documents.Store` says.
+
+Keys are `daybook:MODEL:GENERATION:NAME`; `daybook:MODEL:live` names the generation that answers. Documents are strings,
+lists are sorted sets whose members all score 0, so that they are in byte order. A batch is one script: it compares the
+position and writes rows and position together, so two fillers can't mix, and a flushed Redis is noticed by the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from projections.documents import LAST, Change, Span
+from projections.model import OutOfStep
+
+# Other processes swap generations; for as long as this, seconds, an answer may still come from the one before.
+POINTER_AGE = 1.0
+_CHUNK = 1000
+
+_WRITE = """
+local at = redis.call('GET', KEYS[1]) or '0'
+if at ~= ARGV[1] then return at end
+local i = 6
+for _ = 1, tonumber(ARGV[3]) do redis.call('SET', ARGV[i], ARGV[i + 1]) i = i + 2 end
+for _ = 1, tonumber(ARGV[4]) do redis.call('ZREM', ARGV[i], ARGV[i + 1]) i = i + 2 end
+for _ = 1, tonumber(ARGV[5]) do redis.call('ZADD', ARGV[i], 0, ARGV[i + 1]) i = i + 2 end
+redis.call('SET', KEYS[1], ARGV[2])
+return false
+"""
+
+
+class RedisStore:
+    """`client` answers bytes (`decode_responses=False`). Without a `generation` the store follows the live one."""
+
+    def __init__(self, client: Redis, model: str, generation: int | None = None) -> None:
+        self._client: Any = client
+        self._model = model
+        self._pinned = generation
+        self._live = 1
+        self._looked = float("-inf")
+        self._script: str | None = None
+
+    async def generation(self) -> int:
+        if self._pinned is not None:
+            return self._pinned
+        if time.monotonic() - self._looked > POINTER_AGE:
+            self._live = int(await self._client.get(f"daybook:{self._model}:live") or 1)
+            self._looked = time.monotonic()
+        return self._live
+
+    async def _prefix(self) -> str:
+        return f"daybook:{self._model}:{await self.generation()}:"
+
+    async def position(self) -> int:
+        self._looked = float("-inf")
+        return int(await self._client.get(f"{await self._prefix()}position") or 0)
+
+    async def documents(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        if not names:
+            return ()
+        prefix = await self._prefix()
+        answer: list[bytes | None] = await self._client.execute_command("MGET", *[prefix + name for name in names])
+        return answer
+
+    async def lines(self, spans: Sequence[Span]) -> Sequence[Sequence[str]]:
+        prefix = await self._prefix()
+        async with self._client.pipeline(transaction=False) as pipe:
+            for span in spans:
+                low, high = f"[{span.low}" if span.low else "-", "+" if span.high == LAST else f"[{span.high}"
+                command = ("ZREVRANGEBYLEX", prefix + span.name, high, low)
+                if not span.backwards:
+                    command = ("ZRANGEBYLEX", prefix + span.name, low, high)
+                pipe.execute_command(*command, *(("LIMIT", 0, span.limit) if span.limit else ()))
+            return [[line.decode() for line in lines] for lines in await pipe.execute()]
+
+    async def write(self, change: Change, at: int, upto: int) -> None:
+        prefix = await self._prefix()
+        arguments: list[Any] = [at, upto, len(change.documents), len(change.removed), len(change.added)]
+        for name, document in change.documents.items():
+            arguments += (prefix + name, document)
+        for name, line in change.removed:
+            arguments += (prefix + name, line)
+        for name, line in change.added:
+            arguments += (prefix + name, line)
+        found = await self._run(prefix + "position", arguments)
+        if found is not None:
+            raise OutOfStep(int(found))
+
+    async def _run(self, key: str, arguments: Sequence[Any]) -> Any:
+        if self._script is None:
+            self._script = await self._client.script_load(_WRITE)
+        try:
+            return await self._client.evalsha(self._script, 1, key, *arguments)
+        except NoScriptError:
+            self._script = await self._client.script_load(_WRITE)
+            return await self._client.evalsha(self._script, 1, key, *arguments)
+
+    async def next_generation(self) -> Self:
+        await self.clean()
+        live = int(await self._client.get(f"daybook:{self._model}:live") or 1)
+        return type(self)(self._client, self._model, live + 1)
+
+    async def go_live(self) -> None:
+        if self._pinned is not None:
+            await self._client.set(f"daybook:{self._model}:live", self._pinned)
+            self._pinned = None
+            self._looked = float("-inf")
+
+    async def clean(self) -> None:
+        self._looked = float("-inf")
+        kept = (await self._prefix()).encode()
+        pointer = f"daybook:{self._model}:live".encode()
+        gone: list[bytes] = []
+        async for key in self._client.scan_iter(match=f"daybook:{self._model}:*", count=_CHUNK):
+            if not key.startswith(kept) and key != pointer:
+                gone.append(key)
+            if len(gone) == _CHUNK:
+                await self._client.unlink(*gone)
+                gone.clear()
+        if gone:
+            await self._client.unlink(*gone)
