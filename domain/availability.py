@@ -7,10 +7,12 @@ the log lets one in. In: what a decision wants to occupy. Out: page events, or t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from enum import StrEnum
+from itertools import accumulate
 from typing import ClassVar
 from uuid import UUID
 
@@ -187,6 +189,44 @@ class Shelf:
             self._pages[key] = evolve(self._pages[key], event)
 
 
+class SortedShelf(Shelf):
+    """The same pages, sorted once, for a question that looks at them many times."""
+
+    __slots__ = ("_sorted",)
+
+    def __init__(self, shelf: Shelf) -> None:
+        super().__init__(shelf._pages)
+        self._sorted: dict[UUID, tuple[list[datetime], list[Entry], list[datetime]]] = {}
+
+    def entries(self, resource_id: UUID, period: Period) -> Iterator[Entry]:
+        for day in period.utc_days():
+            self._pages[resource_id, day]
+        starts, entries, latest = self._sorted.get(resource_id) or self._sort(resource_id)
+        at = bisect_left(starts, period.end)
+        # `latest[n]` is when all up to the n-th are over: before it, nothing touches the period any more.
+        while at and latest[at - 1] > period.start:
+            at -= 1
+            if entries[at].occupied.end > period.start:
+                yield entries[at]
+
+    def apply(self, event: Event) -> None:
+        super().apply(event)
+        self._sorted.clear()
+
+    def _sort(self, resource_id: UUID) -> tuple[list[datetime], list[Entry], list[datetime]]:
+        found = {
+            key: entry
+            for (owner, _), page in self._pages.items()
+            if owner == resource_id and page is not None
+            for key, entry in page.entries.items()
+        }
+        entries = sorted(found.values(), key=lambda entry: entry.occupied.start)
+        starts = [entry.occupied.start for entry in entries]
+        latest = list(accumulate((entry.occupied.end for entry in entries), max))
+        self._sorted[resource_id] = (starts, entries, latest)
+        return self._sorted[resource_id]
+
+
 def in_the_way(
     shelf: Shelf,
     resource_id: UUID,
@@ -222,7 +262,7 @@ def in_the_way(
         return ()
     for part in _beyond(occupied, mates):
         near = [entry for entry in others if entry.occupied.overlaps(part)]
-        if len(near) > allowance and _depth(near, part) > allowance:
+        if len(near) > allowance and (allowance == 0 or _depth(near, part) > allowance):
             return near
     return ()
 

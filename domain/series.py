@@ -95,10 +95,11 @@ def _stepped(first: date, recurrence: Recurrence, step: int) -> date | None:
 
 
 def wishes(provider: Provider, wish: Wish, recurrence: Recurrence) -> Sequence[Wish]:
-    """One wish a date, each at the first one's wall time."""
+    """One wish a date, each at the first one's wall time. The first is the instant that was asked for."""
     place = zone(location_of(provider, wish.location_id).time_zone)
     local = wish.start.astimezone(place)
-    return [replace(wish, start=instant_of(day, local.time(), place)) for day in dates(local.date(), recurrence)]
+    _, *later = dates(local.date(), recurrence)
+    return [wish, *(replace(wish, start=instant_of(day, local.time(), place)) for day in later)]
 
 
 def book(

@@ -7,13 +7,14 @@ faster.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID, uuid5
 
-from domain.availability import Entry, PageId, Shelf, in_the_way, places
+from domain.availability import Entry, PageId, Shelf, SortedShelf, in_the_way, places
 from domain.provider import (
     Location,
     Mode,
@@ -26,7 +27,7 @@ from domain.provider import (
     opening,
     visit_type_of,
 )
-from domain.refusals import Refusal
+from domain.refusals import Refusal, Unknown
 from domain.resource import Resource
 from domain.time import DAY, MINUTE, Period, day_bounds, is_skipped, local_day, week_bounds, zone
 
@@ -227,12 +228,14 @@ def _cap_pages(provider: Provider, day: date, location_id: UUID) -> Iterator[Pag
 def refusals(diary: Diary, wish: Wish) -> Iterator[Refusal]:
     """Every rule that stands against a wish, the plainest first; none means that it can be booked.
 
-    Raises `UnknownVisitType` and `UnknownLocation`.
+    Raises `UnknownVisitType`, `UnknownLocation`, and `Unknown` for a resource that is none.
     """
     yield from _refusals(diary, wish, None)
 
 
-def _refusals(diary: Diary, wish: Wish, hours: Sequence[Opening] | None) -> Iterator[BookingRefused]:
+def _refusals(
+    diary: Diary, wish: Wish, hours: Sequence[Opening] | None, count: Callable[[Period], int] | None = None
+) -> Iterator[BookingRefused]:
     provider = diary.provider
     visit_type = visit_type_of(provider, wish.visit_type_id)
     location = location_of(provider, wish.location_id)
@@ -240,7 +243,7 @@ def _refusals(diary: Diary, wish: Wish, hours: Sequence[Opening] | None) -> Iter
     yield from _request(diary, wish, visit_type)
     yield from _notice(diary, visit)
     yield from _hours(provider, location, visit, _openings(provider, location, visit) if hours is None else hours)
-    yield from _caps(diary, wish, location, visit)
+    yield from _caps(diary, location, visit, count or (lambda counted: _booked_in(diary, counted, wish.moving)))
     yield from _conflicts(diary, wish, visit_type, visit, occupied)
 
 
@@ -252,14 +255,21 @@ def _request(diary: Diary, wish: Wish, visit_type: VisitType) -> Iterator[Bookin
     if wish.by_patient and not visit_type.self_bookable:
         yield NotSelfBookable("this visit type is booked by the clinic; please call")
     if visit_type.needs or wish.resources:
-        named = {resource.kind.value for key in wish.resources if (resource := diary.resources.get(key))}
-        for kind in visit_type.needs:
-            if kind not in named:
-                yield ResourceMissing(f"this visit type needs a {kind}; name one in `resources`", kind=kind)
-        for key in wish.resources:
-            found = diary.resources.get(key)
-            if found is not None and found.retired:
+        named = {key: resource_of(diary, key) for key in wish.resources}
+        missing = Counter(visit_type.needs) - Counter(resource.kind.value for resource in named.values())
+        for kind in missing:
+            yield ResourceMissing(f"this visit type needs a {kind}; name one in `resources`", kind=kind)
+        for key, resource in named.items():
+            if resource.retired:
                 yield ResourceRetired("this resource is no longer in use", resource_id=str(key))
+
+
+def resource_of(diary: Diary, resource_id: UUID) -> Resource:
+    """Only rooms and devices are taken along: any other id would fill a page that is not theirs to fill."""
+    try:
+        return diary.resources[resource_id]
+    except KeyError:
+        raise Unknown("unknown id", id=str(resource_id)) from None
 
 
 def _notice(diary: Diary, visit: Period) -> Iterator[BookingRefused]:
@@ -308,15 +318,15 @@ def _hours(
         yield ProviderAway("the provider is away", until=absence[0].end)
 
 
-def _caps(diary: Diary, wish: Wish, location: Location, visit: Period) -> Iterator[BookingRefused]:
+def _caps(diary: Diary, location: Location, visit: Period, count: Callable[[Period], int]) -> Iterator[BookingRefused]:
     rules = diary.provider.rules
     if rules.cap_per_day is None and rules.cap_per_week is None:
         return
     place = zone(location.time_zone)
     day = local_day(visit.start, place)
-    if rules.cap_per_day is not None and _booked_in(diary, day_bounds(day, place), wish.moving) >= rules.cap_per_day:
+    if rules.cap_per_day is not None and count(day_bounds(day, place)) >= rules.cap_per_day:
         yield DayCapReached(f"at most {rules.cap_per_day} visits a day", day=day)
-    if rules.cap_per_week is not None and _booked_in(diary, week_bounds(day, place), wish.moving) >= rules.cap_per_week:
+    if rules.cap_per_week is not None and count(week_bounds(day, place)) >= rules.cap_per_week:
         yield WeekCapReached(f"at most {rules.cap_per_week} visits a week", day=day)
 
 
@@ -421,9 +431,17 @@ def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Sl
     for day in days_between(first, last):
         for hours, at in starts(provider, location, day):
             open_at.setdefault(at, []).append(hours)
+    diary = replace(diary, shelf=SortedShelf(diary.shelf))
+    counted: dict[Period, int] = {}
+
+    def count(period: Period) -> int:
+        if period not in counted:
+            counted[period] = _booked_in(diary, period, wish.moving)
+        return counted[period]
+
     for at in sorted(open_at):
         asked = replace(wish, start=at)
-        if next(_refusals(diary, asked, open_at[at]), None) is None:
+        if next(_refusals(diary, asked, open_at[at], count), None) is None:
             visit = visit_type.visit(at)
             yield Slot(visit, location.id, visit_type.id, _seats_left(diary, visit_type, at))
 
@@ -445,7 +463,12 @@ def days_around(provider: Provider, wish: Wish, now: datetime) -> tuple[date, da
 
 
 def nearest(diary: Diary, wish: Wish, *, wanted: int = ALTERNATIVES, but: Collection[datetime] = ()) -> Sequence[Slot]:
-    """The free times nearest to the wished one, in time order. The diary must hold `pages_between(*days_around)`."""
+    """The free times nearest to the wished one, in time order. The diary must hold `pages_between(*days_around)`.
+
+    `but` are starts that the same asker wants besides: what would overlap a visit then is left out.
+    """
+    visit_type = visit_type_of(diary.provider, wish.visit_type_id)
+    besides = [visit_type.occupied(start) for start in but if start != wish.start]
     first, last = days_around(diary.provider, wish, diary.now)
     found: list[Slot] = []
 
@@ -458,6 +481,7 @@ def nearest(diary: Diary, wish: Wish, *, wanted: int = ALTERNATIVES, but: Collec
             furthest = sorted(map(distance, found))[wanted - 1]
             if distance(slot) >= furthest:
                 break
-        if slot.period.start not in but:
+        occupied = visit_type.occupied(slot.period.start)
+        if slot.period.start not in but and not any(other.overlaps(occupied) for other in besides):
             found.append(slot)
     return sorted(sorted(found, key=distance)[:wanted], key=lambda slot: slot.period.start)

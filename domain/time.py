@@ -74,6 +74,7 @@ def local_day(instant: datetime, place: ZoneInfo) -> date:
     return instant.astimezone(place).date()
 
 
+@lru_cache(maxsize=4096)
 def day_bounds(day: date, place: ZoneInfo) -> Period:
     """The instants at which a local day starts and ends: 23, 24 or 25 hours apart, or what the zone makes of it."""
     return Period(instant_of(day, time.min, place), instant_of(day + DAY, time.min, place))
@@ -84,6 +85,7 @@ def is_skipped(day: date, place: ZoneInfo) -> bool:
     return local_day(instant_of(day, time(12), place), place) != day
 
 
+@lru_cache(maxsize=4096)
 def week_bounds(day: date, place: ZoneInfo) -> Period:
     """The local week around a day, Monday to Sunday (ISO 8601)."""
     monday = day - timedelta(days=day.weekday())

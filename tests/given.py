@@ -183,7 +183,7 @@ class Then:
         assert kind in {type(event) for event in self.events}
         return self
 
-    def refused(self, kind: type[Refusal], **details: object) -> Refusal:
+    def refused(self, kind: type[Refusal], /, **details: object) -> Refusal:
         """Exactly this refusal, with at least these details."""
         assert self.refusal is not None, f"not refused; came of it: {[type(event).__name__ for event in self.events]}"
         assert type(self.refusal) is kind, f"refused with {self.refusal.code}: {self.refusal.message}"
