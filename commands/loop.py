@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import repeat
@@ -141,24 +140,43 @@ class StateCache:
 
 
 class Queues:
-    """Commands of this process on one page queue up here instead of colliding in the log."""
+    """Commands of this process on one page queue up here instead of colliding in the log.
+
+    Places are taken in the order of the keys, so that no two commands wait for each other.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._users: dict[tuple[str, str], int] = {}
 
-    @asynccontextmanager
-    async def place(self, organization: str, stream: str) -> Any:
-        key = (organization, stream)
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        self._users[key] = self._users.get(key, 0) + 1
+    async def take(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Wait for a place in each queue, all or none. Give them back with `leave`."""
+        taken: list[tuple[str, str]] = []
         try:
-            async with lock:
-                yield
-        finally:
-            self._users[key] -= 1
-            if not self._users[key]:
-                del self._users[key], self._locks[key]
+            for key in keys:
+                lock = self._locks.get(key)
+                if lock is None:
+                    lock = self._locks[key] = asyncio.Lock()
+                self._users[key] = self._users.get(key, 0) + 1
+                try:
+                    await lock.acquire()
+                except BaseException:
+                    self._forget(key)
+                    raise
+                taken.append(key)
+        except BaseException:
+            self.leave(taken)
+            raise
+
+    def leave(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            self._locks[key].release()
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key], self._locks[key]
 
 
 class Reading:
@@ -173,8 +191,7 @@ class Reading:
         self.from_cache = False
         self._fresh = fresh
         self._queue = queue
-        self._queued = False
-        self._stack = AsyncExitStack()
+        self._places: Sequence[tuple[str, str]] = ()
 
     async def __aenter__(self) -> Reading:
         return self
@@ -182,7 +199,7 @@ class Reading:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        self.desk.queues.leave(self._places)
 
     async def find(self, aggregate: Aggregate[S], key: UUID) -> S | None:
         """The state of one aggregate, or None where there is none."""
@@ -212,10 +229,10 @@ class Reading:
         """The pages that a decision rests on. Ask once, for all: the places in the queues are taken in one order."""
         pages = list(dict.fromkeys(wanted))
         streams = {page: page_stream(*page) for page in pages}
-        if self._queue and not self._queued:
-            self._queued = True
-            for stream in sorted(streams.values()):
-                await self._stack.enter_async_context(self.desk.queues.place(self.organization, stream))
+        if self._queue and not self._places:
+            places = [(self.organization, stream) for stream in sorted(streams.values())]
+            await self.desk.queues.take(places)
+            self._places = places
             # Whoever was ahead in the queue may have taken the time to the clock's next instant.
             self.now = self.desk.clock.now()
         await self._read(streams.values())
