@@ -1,0 +1,127 @@
+"""The long-lived server. In: settings. Out: embedded servers, both APIs and the control socket, until told to stop.
+
+Ctrl-C, SIGTERM and SIGHUP stop it in order: requests under way are answered, followers end, then Redis, then Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from infra import wiring
+from infra.control import listen
+from infra.embedded.servers import EmbeddedServers
+from infra.settings import Settings
+from infra.troubles import CannotStart
+from infra.wiring import Application
+
+# Gets the URL at which it answers.
+Announce = Callable[[str, Application, EmbeddedServers], None]
+
+_GRACE = 10
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(settings: Settings, announce: Announce) -> None:
+    """Serve until told to stop. Raises `Trouble` when it can't start."""
+    _log_to_stderr(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, announce))
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, told.set)
+    async with EmbeddedServers(settings) as servers, wiring.build(settings, servers) as application:
+        if told.is_set():
+            return
+        listener = _listen(settings)
+        port = listener.getsockname()[1]
+        control = listen(servers.folder.control_socket)
+        apis = [_Quiet(_config(application.app)), _Quiet(_config(application.control))]
+        serving = [
+            asyncio.create_task(api.serve([place])) for api, place in zip(apis, (listener, control), strict=True)
+        ]
+        try:
+            up = [asyncio.create_task(api.up.wait()) for api in apis]
+            await asyncio.wait([asyncio.create_task(_all(up)), *serving], return_when=asyncio.FIRST_COMPLETED)
+            url = _url(settings, port)
+            servers.announce(url)
+            announce(url, application, servers)
+            await asyncio.wait([asyncio.create_task(told.wait()), *serving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for api in apis:
+                api.should_exit = True
+            await asyncio.gather(*serving)
+            servers.folder.control_socket.unlink(missing_ok=True)
+
+
+async def _all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks)
+
+
+class _Quiet(uvicorn.Server):
+    """Leaves signals alone, since two of these run in one process and we stop both. `up` is set once it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        # A path may name a person, and nobody reads a line for each of three thousand requests a second.
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise CannotStart(
+            f"Nothing can listen on {settings.host} port {settings.port}: {error.strerror}. Choose another port with "
+            "PORT=…, or stop what uses it."
+        ) from error
+    return listener
+
+
+def _url(settings: Settings, port: int) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{port}"
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("daybook").setLevel(level.upper())
