@@ -83,7 +83,12 @@ def test_every_command_is_found_has_help_and_words_of_its_own() -> None:
 
 
 def test_help_loads_no_part_of_the_house() -> None:
-    script = "import sys; import infra.cli.main as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint([*sys.modules])"
+    script = (
+        "import sys; import infra.cli.main as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([*sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = ast.literal_eval(shown.stdout.splitlines()[-1])
     assert not {"fastapi", "psycopg", "redis", "chdb", "clickhouse_connect", "pydantic", "rich"} & set(loaded)
