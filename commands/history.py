@@ -272,11 +272,12 @@ class _History:
             try:
                 changes = appointment.book(diary, wish, request)
             except PatientBusy as refusal:
-                said, place = refusal, bisect_left(times, (start, _AFTER_ALL))
+                # Without its traceback, which would tie this frame and all it holds into a ring.
+                said, place = refusal.with_traceback(None), bisect_left(times, (start, _AFTER_ALL))
             except LostTime:
                 del times[place]
             except BookingRefused as refusal:
-                said, place = refusal, place + 1
+                said, place = refusal.with_traceback(None), place + 1
             else:
                 del times[place]
                 return changes

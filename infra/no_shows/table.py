@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +56,7 @@ _LONGEST_TEXT: Final = 200
 _OLDEST: Final = 130
 _FIRST_YEAR: Final = 1900
 _GZIP: Final = b"\x1f\x8b"
+_WHOLE: Final = re.compile(r"-?[0-9]{1,9}")
 
 
 class Fault(StrEnum):
@@ -63,6 +65,7 @@ class Fault(StrEnum):
     WRONG_COLUMNS = "wrong_columns"
     NOT_TEXT = "not_text"
     MISSING_VALUE = "missing_value"
+    TOO_LONG = "too_long"
     BAD_DATE = "bad_date"
     BAD_NUMBER = "bad_number"
     NEGATIVE_AGE = "negative_age"
@@ -167,7 +170,7 @@ def read(path: Path, today: date, progress: Callable[[int], None] = lambda lines
             seen.add(row.appointment)
             table.neighbourhoods.setdefault(row.neighbourhood, []).append(row)
         else:
-            table.skipped.append(Skipped(line, row))
+            table.skipped.append(Skipped(line, row.value))
         if table.lines % 1000 == 0:
             progress(table.lines)
     table.sha256 = digest.hexdigest()
@@ -249,8 +252,10 @@ def _row(line: int, record: list[str] | Mapping[str, str] | None, today: date) -
         return Fault.NOT_TEXT
     if isinstance(record, list):
         return Fault.WRONG_COLUMNS
-    if not all(0 < len(value.strip()) <= _LONGEST_TEXT for value in record.values()):
+    if not all(map(str.strip, record.values())):
         return Fault.MISSING_VALUE
+    if max(map(len, record.values())) > _LONGEST_TEXT:
+        return Fault.TOO_LONG
     scheduled, day = _scheduled(record["ScheduledDay"]), _day(record["AppointmentDay"])
     if scheduled is None or day is None:
         return Fault.BAD_DATE
@@ -300,7 +305,4 @@ def _day(text: str) -> date | None:
 
 
 def _whole(text: str) -> int | None:
-    try:
-        return int(text) if len(text) < 10 else None
-    except ValueError:
-        return None
+    return int(text) if _WHOLE.fullmatch(text) else None
