@@ -109,9 +109,13 @@ class AsOf:
         if within is not None:
             first, last = (within.start - LONGEST_VISIT).date(), within.end.date()
         names = await self._log.streams(self._organization, page_stream(owner, first), page_stream(owner, last))
-        events = await self._load(names)
+        # Up to now: a position in the middle of a save has the appointment's event and not yet its pages'.
+        found = await self._log.load(self._organization, dict.fromkeys(names, 0))
         return dict.fromkeys(
-            recorded.event.appointment_id for recorded in events if isinstance(recorded.event, TimeReserved)
+            recorded.event.appointment_id
+            for events in found.values()
+            for recorded in events
+            if isinstance(recorded.event, TimeReserved)
         )
 
     async def _diary(self, appointments: Iterable[UUID]) -> AppointmentDiary:

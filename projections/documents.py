@@ -55,15 +55,15 @@ class Change:
 class Store(Protocol):
     """Where documents and lists of one model are kept, in generations of which one is live."""
 
-    async def position(self) -> int:
-        """0 when nothing is kept, or no longer."""
+    async def positions(self) -> Mapping[str, int]:
+        """How far each part of the log is in it; empty when nothing is kept, or no longer."""
 
     async def documents(self, names: Sequence[str]) -> Sequence[bytes | None]: ...
 
     async def lines(self, spans: Sequence[Span]) -> Sequence[Sequence[str]]: ...
 
-    async def write(self, change: Change, at: int, upto: int) -> None:
-        """All or nothing, and only while the position is `at`, which becomes `upto`. Raises `OutOfStep`."""
+    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
+        """All or nothing, and only while the part stands at `at`; from then on at `upto`. Raises `OutOfStep`."""
 
     async def next_generation(self) -> Self: ...
 
@@ -102,14 +102,14 @@ class DocumentModel(Model):
     def notes(self, recorded: Recorded) -> Iterable[Line]:
         """Lines that an event adds for good, whatever its stream."""
 
-    async def position(self) -> int:
-        return await self.store.position()
+    async def positions(self) -> Mapping[str, int]:
+        return await self.store.positions()
 
     def forget(self) -> None:
         super().forget()
         self._known.clear()
 
-    async def _apply(self, fresh: Sequence[Recorded], at: int) -> None:
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
         before = await self._before(fresh)
         now: dict[str, Kept[Any]] = {}
         change = Change()
@@ -133,7 +133,7 @@ class DocumentModel(Model):
         for name, kept in now.items():
             self._rewrite(name, before.get(name), kept, change)
         if upto > at:
-            await self.store.write(change, at, upto)
+            await self.store.write(change, part, at, upto)
             self._remember(now)
         if poison is not None:
             raise poison
@@ -153,7 +153,6 @@ class DocumentModel(Model):
                 before[name] = known
             else:
                 missing[name] = shape
-        # A stream that starts in this batch may have started in the store before, where parts of the log arrive apart.
         for (name, shape), document in zip(
             missing.items(), await self.store.documents(list(missing)) if missing else (), strict=True
         ):
@@ -188,7 +187,7 @@ class DocumentModel(Model):
         await filled.store.go_live()
         self.store = filled.store
         self._known = filled._known
-        self._note(filled._reached or 0)
+        self._at = filled._at
 
     async def clean(self) -> None:
         await self.store.clean()

@@ -122,7 +122,8 @@ _INSTANTS = tuple(
     _COLUMNS.index(name) for name in ("first_recorded_at", "created_at", "booked_at", "visit_start", "visit_end")
 )
 
-# `party` is the side that acted, where the event says so; the actor's own id stays in the log.
+# `party` is the side that acted, where the event says so; the actor's own id stays in the log. `part` is the part of the
+# log in which the event arrived, so that the rows themselves say how far each part has come.
 _EVENT_TYPES = """
     position UInt64,
     organization LowCardinality(String),
@@ -131,7 +132,8 @@ _EVENT_TYPES = """
     appointment_id UUID,
     party LowCardinality(String),
     occurred_at DateTime64(6, 'UTC'),
-    recorded_at DateTime64(6, 'UTC')
+    recorded_at DateTime64(6, 'UTC'),
+    part LowCardinality(String)
 """
 _EVENT_COLUMNS = (
     "position",
@@ -142,6 +144,7 @@ _EVENT_COLUMNS = (
     "party",
     "occurred_at",
     "recorded_at",
+    "part",
 )
 
 _STATUS_AFTER: Mapping[type[Event], Status] = {
@@ -231,7 +234,7 @@ def _visit(period: Period, time_zone: str, booked_at: datetime) -> dict[str, Any
     }
 
 
-def event_row(recorded: Recorded) -> tuple[Any, ...]:
+def event_row(recorded: Recorded, part: str) -> tuple[Any, ...]:
     """What is told of an event: no ids but the appointment's, and no one's words."""
     event = recorded.event
     about = event.appointment_id if isinstance(event, AppointmentEvent | ReminderSent) else NOBODY
@@ -245,6 +248,7 @@ def event_row(recorded: Recorded) -> tuple[Any, ...]:
         party.value if party is not None else "",
         recorded.occurred_at,
         recorded.recorded_at,
+        part,
     )
 
 
@@ -299,21 +303,22 @@ class Facts(Model):
         self._known.clear()
         self._live = None
 
-    async def position(self) -> int:
-        return int(await self._fill(self._position))
+    async def positions(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = await self._fill(self._positions)
+        return found
 
-    def _position(self) -> int:
+    def _positions(self) -> Mapping[str, int]:
         self._live = None
         self._prepare(self._number())
         rows = self._client.query(
-            f"SELECT position FROM {self._events()} ORDER BY position DESC LIMIT 1"  # noqa: S608
+            f"SELECT part, max(position) FROM {self._events()} GROUP BY part"  # noqa: S608
         ).result_rows
-        return int(rows[0][0]) if rows else 0
+        return {row[0]: int(row[1]) for row in rows}
 
-    async def _apply(self, fresh: Sequence[Recorded], at: int) -> None:
-        await self._fill(self._apply_now, fresh)
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
+        await self._fill(self._apply_now, fresh, part)
 
-    def _apply_now(self, fresh: Sequence[Recorded]) -> None:
+    def _apply_now(self, fresh: Sequence[Recorded], part: str) -> None:
         wanted = {
             (recorded.organization, recorded.event.appointment_id)
             for recorded in fresh
@@ -333,7 +338,7 @@ class Facts(Model):
                     known = now.get(key) or before.get(key)
                     if known is None or recorded.version > known.version:
                         now[key] = fold(known, recorded)
-                events.append(event_row(recorded))
+                events.append(event_row(recorded, part))
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
@@ -446,7 +451,7 @@ class Facts(Model):
     async def take_over(self, filled: Self) -> None:
         await self._fill(self._switch, filled._number())
         self._known = filled._known
-        self._note(filled._reached or 0)
+        self._at = filled._at
         await filled.close()
 
     def _switch(self, generation: int) -> None:
@@ -548,7 +553,7 @@ def _by_month(events: Sequence[tuple[Any, ...]]) -> Iterable[Sequence[tuple[Any,
 
 
 def _month(row: tuple[Any, ...]) -> tuple[int, int]:
-    recorded_at: datetime = row[-1].astimezone(UTC)
+    recorded_at: datetime = row[-2].astimezone(UTC)
     return recorded_at.year, recorded_at.month
 
 

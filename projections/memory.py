@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from projections.documents import Change, Span
@@ -16,10 +16,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.lists: dict[str, list[str]] = {}
-        self._position = 0
+        self._positions: dict[str, int] = {}
 
-    async def position(self) -> int:
-        return self._position
+    async def positions(self) -> Mapping[str, int]:
+        return dict(self._positions)
 
     async def documents(self, names: Sequence[str]) -> Sequence[bytes | None]:
         return [self.kept.get(name) for name in names]
@@ -34,9 +34,9 @@ class MemoryStore:
             found.reverse()
         return found[: span.limit] if span.limit else found
 
-    async def write(self, change: Change, at: int, upto: int) -> None:
-        if at != self._position:
-            raise OutOfStep(self._position)
+    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
+        if at != (found := self._positions.get(part, 0)):
+            raise OutOfStep(found)
         self.kept |= change.documents
         for name, line in change.removed:
             lines = self.lists[name]
@@ -48,7 +48,7 @@ class MemoryStore:
             where = bisect_left(lines, line)
             if lines[where : where + 1] != [line]:
                 insort(lines, line)
-        self._position = upto
+        self._positions[part] = upto
 
     async def next_generation(self) -> Self:
         return type(self)()

@@ -7,9 +7,10 @@ time; whoever asks may be another process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 from domain.ports import Recorded
@@ -38,7 +39,7 @@ class Poison(Exception):
 
 
 class Model(ABC):
-    """One read model, filled from one part of the log or the whole of it.
+    """One read model, filled from the log.
 
     `batch` is how many events are best applied at once, `linger` how many seconds a filler may wait for more after it
     has applied some.
@@ -49,69 +50,75 @@ class Model(ABC):
     linger: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
-        self._reached: int | None = None
+        # By part, as this process left the store; None when that is not known.
+        self._at: dict[str, int] | None = None
         self._moved: asyncio.Event | None = None
 
-    async def apply(self, batch: Sequence[Recorded]) -> int:
+    async def apply(self, batch: Sequence[Recorded], part: str = "") -> int:
         """Apply what is not applied yet; return how many events that was.
 
-        Events of one stream come in order; a repeat changes nothing. Raises `Poison`, `OutOfStep`, and what the store
-        raises; in each case the same batch may be applied again.
+        `part` names one of the parts in which the log arrives; "" is the whole log, in order. Within a part positions
+        rise, and a stream belongs to one part. A repeat changes nothing. Raises `Poison`, `OutOfStep`, and what the
+        store raises; in each case the same batch may be applied again.
         """
-        if self._reached is None:
-            self._reached = await self.position()
-        at = self._reached
+        if self._at is None:
+            self._at = dict(await self.positions())
+        at = self._at.get(part, 0)
         fresh = [recorded for recorded in batch if recorded.position > at]
         if not fresh:
             return 0
         try:
-            await self._apply(fresh, at)
+            await self._apply(fresh, part, at)
         except Poison as poison:
-            self._note(max(at, poison.position - 1))
+            before = [recorded.position for recorded in fresh if recorded.position < poison.position]
+            self._note(part, before[-1] if before else at)
             raise
         except BaseException:
             # Whether the store took it is not known, so nothing remembered of it counts.
             self.forget()
             raise
-        self._note(fresh[-1].position)
+        self._note(part, fresh[-1].position)
         return len(fresh)
 
-    def _note(self, position: int) -> None:
-        self._reached = position
+    def _note(self, part: str, position: int) -> None:
+        self._at = {**(self._at or {}), part: position}
         if self._moved is not None:
             self._moved.set()
             self._moved = None
 
     def forget(self) -> None:
         """Ask the store anew before the next batch."""
-        self._reached = None
+        self._at = None
+
+    async def position(self) -> int:
+        """The position up to which the live rows hold everything; 0 for none. Asks the store."""
+        return min((await self.positions()).values(), default=0)
 
     async def wait_until(self, position: int, timeout: float) -> bool:
         """Whether the model has got as far as `position` before `timeout` seconds are over."""
         end = time.monotonic() + timeout
         while True:
-            if self._reached is not None and self._reached >= position:
-                return True
-            if self._reached is None and await self.position() >= position:
+            # Only who fills the whole of it knows without asking.
+            mine = self._at is not None and self._at.keys() == {""}
+            reached = self._at[""] if self._at is not None and mine else await self.position()
+            if reached >= position:
                 return True
             left = end - time.monotonic()
             if left <= 0:
                 return False
             if self._moved is None:
                 self._moved = asyncio.Event()
-            patience = left if self._reached is not None else min(left, _LOOK_EVERY)
-            try:
-                await asyncio.wait_for(self._moved.wait(), patience)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), left if mine else min(left, _LOOK_EVERY))
 
     @abstractmethod
-    async def position(self) -> int:
-        """The position that the live rows stand for; 0 for none. Asks the store."""
+    async def positions(self) -> Mapping[str, int]:
+        """How far each part has come, as the store knows it; empty when nothing is kept, or no longer."""
 
     @abstractmethod
-    async def _apply(self, fresh: Sequence[Recorded], at: int) -> None:
-        """Write what the events change, and the last one's position, at once or in an order that a crash can't hurt."""
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
+        """Write what the events change, and the last one's position, at once or in an order that a crash can't hurt.
+        The part stands at `at`."""
 
     @abstractmethod
     async def next_generation(self) -> Self:

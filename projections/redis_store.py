@@ -2,13 +2,13 @@
 
 Keys are `daybook:MODEL:GENERATION:NAME`; `daybook:MODEL:live` names the generation that answers. Documents are strings,
 lists are sorted sets whose members all score 0, so that they are in byte order. A batch is one script: it compares the
-position and writes rows and position together, so two fillers can't mix, and a flushed Redis is noticed by the next.
+position and writes rows and position at once, so two fillers can't mix, and a flushed Redis is noticed by the next.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -22,13 +22,13 @@ POINTER_AGE = 1.0
 _CHUNK = 1000
 
 _WRITE = """
-local at = redis.call('GET', KEYS[1]) or '0'
-if at ~= ARGV[1] then return at end
-local i = 6
-for _ = 1, tonumber(ARGV[3]) do redis.call('SET', ARGV[i], ARGV[i + 1]) i = i + 2 end
-for _ = 1, tonumber(ARGV[4]) do redis.call('ZREM', ARGV[i], ARGV[i + 1]) i = i + 2 end
-for _ = 1, tonumber(ARGV[5]) do redis.call('ZADD', ARGV[i], 0, ARGV[i + 1]) i = i + 2 end
-redis.call('SET', KEYS[1], ARGV[2])
+local at = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
+if at ~= ARGV[2] then return at end
+local i = 7
+for _ = 1, tonumber(ARGV[4]) do redis.call('SET', ARGV[i], ARGV[i + 1]) i = i + 2 end
+for _ = 1, tonumber(ARGV[5]) do redis.call('ZREM', ARGV[i], ARGV[i + 1]) i = i + 2 end
+for _ = 1, tonumber(ARGV[6]) do redis.call('ZADD', ARGV[i], 0, ARGV[i + 1]) i = i + 2 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return false
 """
 
@@ -55,9 +55,10 @@ class RedisStore:
     async def _prefix(self) -> str:
         return f"daybook:{self._model}:{await self.generation()}:"
 
-    async def position(self) -> int:
+    async def positions(self) -> Mapping[str, int]:
         self._looked = float("-inf")
-        return int(await self._client.get(f"{await self._prefix()}position") or 0)
+        found = await self._client.hgetall(f"{await self._prefix()}positions")
+        return {part.decode(): int(position) for part, position in found.items()}
 
     async def documents(self, names: Sequence[str]) -> Sequence[bytes | None]:
         if not names:
@@ -77,16 +78,16 @@ class RedisStore:
                 pipe.execute_command(*command, *(("LIMIT", 0, span.limit) if span.limit else ()))
             return [[line.decode() for line in lines] for lines in await pipe.execute()]
 
-    async def write(self, change: Change, at: int, upto: int) -> None:
+    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
         prefix = await self._prefix()
-        arguments: list[Any] = [at, upto, len(change.documents), len(change.removed), len(change.added)]
+        arguments: list[Any] = [part, at, upto, len(change.documents), len(change.removed), len(change.added)]
         for name, document in change.documents.items():
             arguments += (prefix + name, document)
         for name, line in change.removed:
             arguments += (prefix + name, line)
         for name, line in change.added:
             arguments += (prefix + name, line)
-        found = await self._run(prefix + "position", arguments)
+        found = await self._run(prefix + "positions", arguments)
         if found is not None:
             raise OutOfStep(int(found))
 

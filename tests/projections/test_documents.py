@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain import appointment, availability
+from domain.ports import Recorded
 from domain.slots import free_slots
 from projections.as_of import AsOf
 from projections.diary import AppointmentDiary
@@ -32,7 +34,7 @@ def test_the_histories_are_worth_telling() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(histories, cuts, st.randoms(use_true_random=False))
-def test_batches_and_repeats_leave_no_trace(told: list[Step], sizes: list[int], chance: object) -> None:
+def test_batches_and_repeats_leave_no_trace(told: list[Step], sizes: list[int], chance: random.Random) -> None:
     events = written(told).events
 
     async def fill() -> None:
@@ -43,14 +45,45 @@ def test_batches_and_repeats_leave_no_trace(told: list[Step], sizes: list[int], 
             start = 0
             for batch in batches(events, sizes):
                 await model.apply(batch)
-                if chance.random() < 0.3:  # type: ignore[attr-defined]
+                if chance.random() < 0.3:
                     # Another filler, that remembers nothing and is given old events again.
                     model = kind(pieces)
                     await model.apply(events[max(0, start - 5) : start + len(batch)])
                 start += len(batch)
             assert pieces.kept == whole.kept
             assert pieces.lists == whole.lists
-            assert await pieces.position() == len(events)
+            assert await model.position() == len(events)
+
+    asyncio.run(fill())
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories, st.randoms(use_true_random=False))
+def test_parts_of_the_log_may_overtake_each_other(told: list[Step], chance: random.Random) -> None:
+    events = written(told).events
+    parts: dict[str, list[Recorded]] = {"0": [], "1": [], "2": []}
+    for one in events:
+        parts[str(hash((one.organization, one.stream)) % 3)].append(one)
+
+    async def fill() -> None:
+        for kind in MODELS:
+            whole, pieces = MemoryStore(), MemoryStore()
+            await kind(whole).apply(events)
+            model = kind(pieces)
+            applied = dict.fromkeys(parts, 0)
+            while any(applied[part] < len(parts[part]) for part in parts):
+                part = chance.choice(sorted(parts))
+                start = max(0, applied[part] - chance.randrange(3))
+                applied[part] = min(len(parts[part]), start + 4)
+                await model.apply(parts[part][start : applied[part]], part)
+                if chance.random() < 0.1:
+                    model = kind(pieces)
+            assert pieces.kept == whole.kept
+            assert pieces.lists == whole.lists
+            # The parts dealt anew: what was applied in one is ignored in another, stream by stream.
+            await kind(pieces).apply(events, "dealt anew")
+            assert pieces.kept == whole.kept
+            assert pieces.lists == whole.lists
 
     asyncio.run(fill())
 
