@@ -122,8 +122,8 @@ _INSTANTS = tuple(
     _COLUMNS.index(name) for name in ("first_recorded_at", "created_at", "booked_at", "visit_start", "visit_end")
 )
 
-# `party` is the side that acted, where the event says so; the actor's own id stays in the log. `part` is the part of the
-# log in which the event arrived, so that the rows themselves say how far each part has come.
+# `party` is the side that acted, where the event says so; the actor's own id stays in the log. `part` is the part of
+# the log in which the event arrived, so that the rows themselves say how far each part has come.
 _EVENT_TYPES = """
     position UInt64,
     organization LowCardinality(String),
