@@ -1,0 +1,1 @@
+"""Questions over HTTP: parameters → one question to a read model → answer. No rules live here."""

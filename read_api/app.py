@@ -1,0 +1,79 @@
+"""The read API: questions over HTTP, described at `/read/docs`."""
+
+from __future__ import annotations
+
+from clickhouse_connect.driver.exceptions import Error as ClickHouseError
+from fastapi import FastAPI, Request
+from redis.exceptions import RedisError
+from starlette.responses import Response
+
+from domain.ports import Clock, EventLog
+from infra.http.cursors import Cursors
+from infra.http.health import HttpMetrics
+from infra.http.positions import Positions
+from infra.http.problems import unavailable
+from infra.http.service import service
+from infra.http.tokens import Bearers
+from projections.diary import AppointmentDiary
+from projections.facts import Facts
+from projections.free_time import FreeTime
+from read_api import appointments, facts, patients, providers, resources, slots
+from read_api.asking import Library
+
+_ABOUT = """
+What the book shows. Every answer comes from a read model, which follows the log closely.
+
+* **Who asks** comes from the bearer token: `daybook token --role front_desk`. A patient sees their own.
+* **`Read-After`**: send the `position` that a command answered with, and read what it did.
+* **`as_of`**: the same questions, of an earlier instant or position, answered from the log.
+* **`next`** of a page is the `cursor` of the one that follows.
+* **`ETag`** of a single thing goes into `If-Match` when it is changed through the write API.
+* Errors are RFC 9457 problems with a stable `code`.
+"""
+
+
+def build(
+    diary: AppointmentDiary,
+    free_time: FreeTime,
+    facts_model: Facts | None,
+    log: EventLog,
+    clock: Clock,
+    bearers: Bearers,
+    positions: Positions,
+    cursors: Cursors,
+    *,
+    patience: float = 2.0,
+    metrics: HttpMetrics | None = None,
+    body_limit: int = 1024 * 1024,
+    nesting_limit: int = 64,
+) -> FastAPI:
+    """The read API as an application; every address starts with `/read`.
+
+    The models are filled by somebody else. `log` answers `as_of`. `positions` must be those of the write API.
+    `patience` is how many seconds a `Read-After` waits at most.
+    """
+    app = service(
+        "read",
+        title="Daybook: read API",
+        description=_ABOUT,
+        routers=(
+            slots.router,
+            appointments.router,
+            providers.router,
+            patients.router,
+            resources.router,
+            facts.router,
+        ),
+        bearers=bearers,
+        body_limit=body_limit,
+        nesting_limit=nesting_limit,
+        metrics=metrics,
+    )
+    app.state.library = Library(diary, free_time, facts_model, log, clock, positions, cursors, patience)
+    for kind in (RedisError, ClickHouseError):
+        app.add_exception_handler(kind, _away)
+    return app
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    return unavailable("This view can't be read just now. Ask again shortly.")

@@ -1,0 +1,233 @@
+"""A question on its way to the read models and its answer on the way back, the same for every route.
+
+In: who asks, from when on (`Read-After`), and as of when. Out: JSON with the position that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Annotated, Protocol
+from uuid import UUID
+
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from domain import access, patient
+from domain.access import Actor
+from domain.availability import Page
+from domain.ports import Clock, EventLog
+from domain.provider import Provider
+from domain.refusals import Unknown
+from domain.resource import Resource
+from domain.slots import Diary, Wish
+from domain.time import Period
+from infra.http.cursors import Cursors
+from infra.http.positions import Positions
+from infra.http.problems import InvalidParameter, Refused
+from infra.http.tokens import Asker, Caller
+from projections.as_of import AsOf
+from projections.diary import AppointmentDiary, AppointmentPage, AppointmentRow, HistoryLine
+from projections.documents import Kept
+from projections.facts import Facts
+from projections.free_time import FreeTime
+from projections.model import Model
+
+
+class NotCaughtUp(Refused):
+    """The read model has not come as far as `Read-After` asks, within the bound."""
+
+    code = "not_caught_up"
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What every route needs of the outside. `patience` is how many seconds a `Read-After` waits at most."""
+
+    diary: AppointmentDiary
+    free_time: FreeTime
+    facts: Facts | None
+    log: EventLog
+    clock: Clock
+    positions: Positions
+    cursors: Cursors
+    patience: float = 2.0
+
+
+class Book(Protocol):
+    """One organization's book, as it stands or as it stood. `now` is the instant that it is looked at from."""
+
+    position: int
+    now: datetime
+
+    async def appointment(self, appointment_id: UUID) -> AppointmentRow | None: ...
+
+    async def history(self, appointment_id: UUID) -> Sequence[HistoryLine]: ...
+
+    async def of_provider(self, provider_id: UUID, within: Period) -> Sequence[AppointmentRow]: ...
+
+    async def of_patient(
+        self,
+        patient_id: UUID,
+        *,
+        after: tuple[datetime, UUID] | None = None,
+        limit: int = 50,
+        newest_first: bool = False,
+    ) -> AppointmentPage: ...
+
+    async def provider(self, provider_id: UUID) -> Kept[Provider] | None: ...
+
+    async def resource(self, resource_id: UUID) -> Kept[Resource] | None: ...
+
+    async def page(self, resource_id: UUID, day: date) -> Kept[Page]: ...
+
+    async def diaries(self, wishes: Mapping[UUID, Wish], first: date, last: date) -> Mapping[UUID, Diary]: ...
+
+    async def diary_at(self, provider_id: UUID, wish: Wish) -> Diary: ...
+
+
+class Present:
+    """The book as the read models know it. `position` was asked before anything else, so the answer is no older."""
+
+    def __init__(self, library: Library, organization: str, position: int) -> None:
+        self.position = position
+        self.now = library.clock.now()
+        self._diary = library.diary
+        self._free_time = library.free_time
+        self._organization = organization
+
+    async def appointment(self, appointment_id: UUID) -> AppointmentRow | None:
+        return await self._diary.appointment(self._organization, appointment_id)
+
+    async def history(self, appointment_id: UUID) -> Sequence[HistoryLine]:
+        return await self._diary.history(self._organization, appointment_id)
+
+    async def of_provider(self, provider_id: UUID, within: Period) -> Sequence[AppointmentRow]:
+        return await self._diary.of_provider(self._organization, provider_id, within)
+
+    async def of_patient(
+        self,
+        patient_id: UUID,
+        *,
+        after: tuple[datetime, UUID] | None = None,
+        limit: int = 50,
+        newest_first: bool = False,
+    ) -> AppointmentPage:
+        return await self._diary.of_patient(
+            self._organization, patient_id, after=after, limit=limit, newest_first=newest_first
+        )
+
+    async def provider(self, provider_id: UUID) -> Kept[Provider] | None:
+        return await self._free_time.provider(self._organization, provider_id)
+
+    async def resource(self, resource_id: UUID) -> Kept[Resource] | None:
+        return await self._free_time.resource(self._organization, resource_id)
+
+    async def page(self, resource_id: UUID, day: date) -> Kept[Page]:
+        return await self._free_time.page(self._organization, resource_id, day)
+
+    async def diaries(self, wishes: Mapping[UUID, Wish], first: date, last: date) -> Mapping[UUID, Diary]:
+        return await self._free_time.diaries(self._organization, wishes, first, last, self.now)
+
+    async def diary_at(self, provider_id: UUID, wish: Wish) -> Diary:
+        return await self._free_time.diary_at(self._organization, provider_id, wish, self.now)
+
+
+class Past:
+    """The book as the log tells it, up to a position."""
+
+    def __init__(self, library: Library, organization: str, position: int, now: datetime) -> None:
+        self.position = position
+        self.now = now
+        self._then = AsOf(library.log, organization, position)
+        self.appointment = self._then.appointment
+        self.history = self._then.history
+        self.of_provider = self._then.of_provider
+        self.of_patient = self._then.of_patient
+        self.provider = self._then.provider
+        self.resource = self._then.resource
+        self.page = self._then.page
+
+    async def diaries(self, wishes: Mapping[UUID, Wish], first: date, last: date) -> Mapping[UUID, Diary]:
+        return {key: await self._then.diary(key, wish, first, last, self.now) for key, wish in wishes.items()}
+
+    async def diary_at(self, provider_id: UUID, wish: Wish) -> Diary:
+        return await self._then.diary_at(provider_id, wish, self.now)
+
+
+class Asking:
+    """One question: who asks, and what the headers say."""
+
+    __slots__ = ("actor", "library", "organization", "request")
+
+    def __init__(self, request: Request, library: Library, caller: Caller) -> None:
+        self.request = request
+        self.library = library
+        self.actor: Actor = caller.actor
+        self.organization = caller.organization
+
+    def may(self, what: str) -> None:
+        """Raises `NotAllowed`."""
+        access.require(self.actor, what)
+
+    async def caught_up(self, *models: Model) -> int:
+        """Wait until the models have what `Read-After` names. Returns the position that all of them have.
+
+        Raises `NotCaughtUp` and `BadPosition`."""
+        library = self.library
+        wanted = library.positions.read_after(self.request.headers.get("read-after"))
+        for model in models:
+            if wanted and not await model.wait_until(wanted, library.patience):
+                raise NotCaughtUp(
+                    "What you did last is in the log, and not in this view yet. Ask again shortly.",
+                    {"Retry-After": "1"},
+                )
+        return min([await model.position() for model in models])
+
+    async def book(self, as_of: datetime | str | None, *models: Model) -> Book:
+        """The book now, as `models` have it; or as of an instant or a position, from the log.
+
+        Raises as `caught_up` does, and `InvalidParameter` for an instant to come."""
+        library = self.library
+        if as_of is None:
+            return Present(library, self.organization, await self.caught_up(*models))
+        if isinstance(as_of, datetime):
+            if as_of > library.clock.now():
+                raise InvalidParameter("as_of lies in the future")
+            return Past(library, self.organization, await library.log.position_at(as_of), as_of)
+        position = library.positions.read(as_of)
+        there = await library.log.read(position - 1, 1) if position else ()
+        now = there[0].recorded_at if there else library.clock.now()
+        return Past(library, self.organization, position, now)
+
+    async def registered(self, patient_id: UUID, book: Book) -> None:
+        """Raises `Unknown` for a patient who is not there. Asks the log: no read model lists patients."""
+        stream = patient.stream(patient_id)
+        found = await self.library.log.load(self.organization, {stream: 0}, upto=book.position or None)
+        if not found[stream]:
+            raise unknown(patient_id)
+
+    def answer(self, content: BaseModel, position: int, *, version: int | None = None, whole: bool = False) -> Response:
+        """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already."""
+        headers = {"Position": self.library.positions.show(position)}
+        if version is not None:
+            headers["ETag"] = f'"{version}"'
+            known = self.request.headers.get("if-none-match", "") if whole else ""
+            if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+                return Response(None, 304, headers)
+        return Response(content.model_dump_json(), 200, headers, "application/json")
+
+
+async def asking(request: Request, caller: Asker) -> Asking:
+    """Raises what `Asker` raises."""
+    return Asking(request, request.app.state.library, caller)
+
+
+Asked = Annotated[Asking, Depends(asking)]
+
+
+def unknown(key: UUID) -> Unknown:
+    return Unknown("unknown id", id=str(key))
