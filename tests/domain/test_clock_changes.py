@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from domain import slots
 from domain.appointment import AppointmentBooked
-from domain.provider import BookingRules, Location, WallInterval, WeeklyHours, opening
+from domain.provider import BookingRules, WallInterval, WeeklyHours, opening
 from domain.time import DAY, Period, zone
-from tests.domain.clinic import BEN, CLINIC, DOCTOR, SECOND, a_clinic, at, book, every_day, free, hours, wish
+from tests.domain.clinic import BEN, CLINIC, DOCTOR, FIRST, SECOND, a_clinic, at, book, every_day, free, hours, wish
 from tests.domain.test_time import ZONES
 from tests.given import Book
 
@@ -161,9 +161,7 @@ def test_a_visit_over_the_change_takes_its_real_length() -> None:
     berlin = a_clinic(place="Europe/Berlin", weekly=every_day("00:00-06:00"), now=now)
     last_before = datetime(2026, 3, 29, 0, 45, tzinfo=UTC)  # 01:45, a quarter before the gap
     booked = berlin.when(book(last_before)).and_then()
-    assert walls(
-        [booked.book.entries(DOCTOR)[next(iter(booked.book.entries(DOCTOR)))].occupied.end], "Europe/Berlin"
-    ) == ["03:15"]
+    assert walls([booked.book.entries(DOCTOR)[FIRST].occupied.end], "Europe/Berlin") == ["03:15"]
     refusal = booked.when(book(datetime(2026, 3, 29, 1, 0, tzinfo=UTC), BEN, SECOND)).refusal
     assert refusal is not None
     assert refusal.code == "slot_taken"
@@ -235,7 +233,3 @@ def test_no_time_is_shown_twice_and_times_come_in_order(
     for start in found:
         refused = list(slots.refusals(book_.diary(DOCTOR, wish(start)), wish(start)))
         assert refused == []
-
-
-def test_a_location_keeps_its_zone() -> None:
-    assert Location(id=CLINIC, name="x", time_zone="Africa/Casablanca").time_zone == "Africa/Casablanca"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -108,7 +109,7 @@ def test_ten_o_clock_stays_ten_o_clock_across_a_clock_change() -> None:
     booked = a_clinic().when(book_series(at("10:00", first), every(Frequency.WEEKLY, 4))).and_then()
     starts = starts_of(booked.book)
     assert {start.astimezone(zone(BERLIN)).strftime("%H:%M") for start in starts} == {"10:00"}
-    assert [after - before for before, after in zip(starts, starts[1:], strict=False)] == [
+    assert [after - before for before, after in pairwise(starts)] == [
         WEEK,
         WEEK - timedelta(hours=1),
         WEEK,

@@ -54,9 +54,7 @@ zones = st.sampled_from(ZONES)
 days = st.dates(date(1995, 1, 1), date(2036, 12, 31))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "Mars/Olympus", "../etc/passwd", "Europe", "europe/berlin", "zone.tab", "x" * 999]
-)
+@pytest.mark.parametrize("name", ["", "Mars/Olympus", "../etc/passwd", "Europe", "zone.tab", "x" * 999])
 def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(UnknownZone):
         zone(name)
