@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import psycopg
 import redis.asyncio
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from infra.control import Control, Progress, Result
 from infra.embedded.servers import EmbeddedServers
 from infra.http import health
-from infra.http.service import Together
+from infra.http.service import Together, service
 from infra.settings import Settings
 
 
@@ -59,9 +58,8 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             data=str(servers.folder.path),
         )
 
-    rest = FastAPI(openapi_url=None, telemetry={"tracing": False, "metrics": False, "logs": False})
     checks = {"log": log, "live_views": live_views, "analytics": analytics}
-    rest.include_router(health.router(checks, registry))
+    rest = service("", title="Daybook", description="", routers=[health.router(checks, registry)])
     control = Control()
     control.add("status", status)
     yield Application(Together({"": rest}), control)

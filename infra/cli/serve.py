@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def command(data: Path | None, port: int | None, host: str | None) -> None:
 
 def _announce(url: str, application: Application, servers: EmbeddedServers) -> None:
     folder = servers.folder
+    uv = "uv" if shutil.which("uv") else ".uv/bin/uv"
     lines = [
         f"Daybook runs at {url}",
         "",
@@ -43,7 +45,7 @@ def _announce(url: str, application: Application, servers: EmbeddedServers) -> N
         f"  read API    {url}/read/docs",
         f"  health      {url}/health/ready   metrics   {url}/metrics",
         f"  data        {folder.path}   logs   {folder.logs}",
-        f"  a token     uv run daybook token --role front_desk --data {folder.path}",
+        f"  a token     {uv} run daybook token --role front_desk --data {folder.path}",
         *(f"  {hint}" for hint in application.hints),
         "",
         "Ctrl-C stops it.",

@@ -27,16 +27,18 @@ def service(
     nesting_limit: int = 64,
     metrics: HttpMetrics | None = None,
 ) -> FastAPI:
-    """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`.
+    """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`. One without a
+    name stands at the root and is not described.
 
     `bearers` checks the tokens of routes that take an `Asker`. `busy` are the errors that mean: ask again shortly (503
     with `Retry-After`).
     """
+    prefix = f"/{name}" if name else ""
     app = FastAPI(
         title=title,
         description=description,
-        openapi_url=f"/{name}/openapi.json",
-        docs_url=f"/{name}/docs",
+        openapi_url=f"{prefix}/openapi.json" if name else None,
+        docs_url=f"{prefix}/docs" if name else None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=_operation_id,
@@ -45,7 +47,7 @@ def service(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     for router in routers:
-        app.include_router(router, prefix=f"/{name}")
+        app.include_router(router, prefix=prefix)
     app.state.bearers = bearers
     problems.install(app, busy)
     problems.describe(app)

@@ -302,14 +302,14 @@ async def test_services_stand_together_and_are_told_apart_by_their_first_part(ap
         raise RuntimeError("dsn=secret")
 
     registry = CollectorRegistry()
-    rest = FastAPI()
-    rest.include_router(router({"log": fine}, registry))
-    ill = FastAPI()
-    ill.include_router(router({"log": fine, "redis": broken}, registry))
+    rest = service("", title="Rest", description="", routers=[router({"log": fine}, registry)])
+    ill = service("", title="Ill", description="", routers=[router({"log": fine, "redis": broken}, registry)])
     together = Together({"write": app, "ill": ill, "": rest})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(together), base_url="http://book") as client:
         assert (await client.post("/write/visits", json=GOOD)).status_code == 200
         is_problem(await client.get("/write/raise/unknown"), 404, "unknown")
+        for nowhere in ("/", "//", "/openapi.json", "/writes", "/health"):
+            is_problem(await client.get(nowhere), 404, "not_found")
         assert (await client.get("/health/live")).json()["status"] == "live"
         ready = (await client.get("/health/ready")).json()
         assert ready["checks"] == {"log": "position 7"}
