@@ -1,4 +1,5 @@
-"""What every test shares: one PostgreSQL server for the whole run, and a fresh migrated database for each test."""
+"""What every test shares: one PostgreSQL and one Redis server for the whole run, a fresh migrated database for each
+test, and the ClickHouse engine for one module at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from infra.embedded.clickhouse import ClickHouse
+from infra.embedded.data_folder import DataFolder
+from infra.embedded.redis import Redis
 from infra.event_log.schema import app_dsn, migrate
 
 _numbers = count(1)
@@ -74,3 +78,27 @@ def database(postgres: str, template: str) -> Iterator[Database]:
     """A fresh migrated database for one test."""
     with fresh_database(postgres, template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis server that lives as long as the run."""
+    folder = Path(tempfile.mkdtemp(prefix="daybook-redis-", dir="/tmp"))
+    data = DataFolder.open(folder / "data")
+    server = Redis(data)
+    with data.starting():
+        server.ensure_running()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """The ClickHouse engine of this process, opened for one module: there is one path at a time. Tests that share it
+    give their models databases of their own."""
+    engine = ClickHouse(tmp_path_factory.mktemp("clickhouse"))
+    yield engine
+    engine.close()
