@@ -151,6 +151,7 @@ def test_it_starts_says_where_it_is_does_jobs_and_stops_cleanly(tmp_path: Path) 
         status = json.loads(run("status", "--json", "--data", str(data)).stdout)
         assert (status["url"], status["pid"]) == (url, server.pid)
         folder = DataFolder.open(data)
+        assert folder.control_socket.stat().st_mode & 0o777 == 0o600
         assert list(ask(folder, "status")) == [result(folder, "status")]
         with pytest.raises(Trouble, match="no job 'dance'"):
             result(folder, "dance")

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 import redis
 
-from infra.embedded.data_folder import LONGEST_SOCKET, DataFolder
+from infra.embedded.data_folder import LONGEST_SOCKET, DataFolder, let_in
 from infra.embedded.processes import runs, wait_for_end
 from infra.embedded.servers import EmbeddedServers, Servers
 from infra.settings import Settings
@@ -79,6 +80,29 @@ def test_another_user_of_the_machine_reaches_neither(settings: Settings, role: s
             cwd="/",
         )
         assert "Peer authentication failed" in found.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_letting_one_user_through_lets_in_nobody_else() -> None:
+    def sees(user: int, path: Path, group: int = 65533) -> bool:
+        command = ["/bin/ls", "-d", path] if path.name == "inner" else ["/bin/ls", path]
+        asked = subprocess.run(command, user=user, group=group, extra_groups=[], capture_output=True, check=False)
+        return asked.returncode == 0
+
+    guest, second_guest, stranger, member = 64001, 64002, 64003, 64004
+    # Straight under a folder that everybody may enter, so that this folder alone decides.
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        folder = Path(made)
+        os.chmod(folder, 0o750)
+        os.chown(folder, 0, member)
+        (folder / "inner").mkdir()
+        let_in(folder, guest)
+        let_in(folder, second_guest)
+        for user in (guest, second_guest):
+            assert sees(user, folder / "inner")
+            assert not sees(user, folder), "walking through is not looking around"
+        assert not sees(stranger, folder / "inner")
+        assert sees(stranger, folder, group=member), "what the group had, it keeps"
 
 
 def test_a_second_server_on_the_same_data_is_told_who_has_it(settings: Settings) -> None:
