@@ -103,6 +103,10 @@ def test_letting_one_user_through_lets_in_nobody_else() -> None:
             assert not sees(user, folder), "walking through is not looking around"
         assert not sees(stranger, folder / "inner")
         assert sees(stranger, folder, group=member), "what the group had, it keeps"
+        os.chmod(folder, 0o700)
+        let_in(folder, guest)
+        assert sees(guest, folder / "inner")
+        assert not sees(stranger, folder, group=member), "what was shut since stays shut"
 
 
 def test_a_second_server_on_the_same_data_is_told_who_has_it(settings: Settings) -> None:
