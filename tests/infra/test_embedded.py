@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -220,10 +221,12 @@ def test_a_deep_folder_gets_short_sockets(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["a-rather-long-name-of-a-folder"] * 5)
     with Servers(Settings(data=deep)) as servers:
         assert len(os.fsencode(servers.folder.control_socket)) <= LONGEST_SOCKET
-        assert deep not in servers.folder.sockets.parents
+        outside = servers.folder.sockets
+        assert deep not in outside.parents
         with psycopg.connect(servers.postgres.dsn()) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         assert redis.Redis.from_url(servers.redis.url).ping()
+    shutil.rmtree(outside)
 
 
 def test_the_engine_keeps_tables_and_says_who_has_it(settings: Settings) -> None:
