@@ -72,6 +72,14 @@ def events_of(told: object) -> Iterator[Event]:
             raise TypeError(f"{type(told).__name__} holds no events")
 
 
+def answer_to(decide: Callable[[], Iterable[object]]) -> list[Event] | Refusal:
+    """What a decision says: the events that came of it, or its refusal."""
+    try:
+        return list(events_of(decide()))
+    except Refusal as refusal:
+        return refusal
+
+
 @dataclass
 class Book:
     """Everything that happened, folded: a log and its read side in one, small enough for a test."""
