@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from infra.event_log.connections import Connections
+from infra.key_files import read_or_make
 
 _KEY: Final = 32
 _NONCE: Final = 12
@@ -45,26 +46,7 @@ class MasterKeyFile:
     def at(cls, path: Path) -> MasterKeyFile:
         """Read the file, or make it on first start. Raises `PermissionError` when others may read it, and
         `ValueError` when it holds no key."""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(_KEY))
-                file.flush()
-                os.fsync(file.fileno())
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        if path.stat().st_mode & 0o077:
-            raise PermissionError(f"{path.name} may be read by others; its mode is to be 0600")
-        key = path.read_bytes()
-        if len(key) != _KEY:
-            raise ValueError(f"{path.name} holds no master key")
-        return cls(key)
+        return cls(read_or_make(path, _KEY))
 
     async def wrap(self, key: bytes, bound_to: bytes) -> bytes:
         nonce = os.urandom(_NONCE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -60,6 +61,13 @@ def notes(stream: str, after: int, *numbers: int) -> Save:
 
 def numbers(events: Sequence[object]) -> list[int]:
     return [event.event.number for event in events]  # type: ignore[attr-defined]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another task brings about."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
