@@ -1,7 +1,7 @@
 """Facts for analysts: one row an appointment, replaced as it changes, and one row an event.
 
 In: events. Out: two ClickHouse tables of each generation, and two views over the live ones that keep their names.
-docs/decisions/0006-what-clickhouse-gets.md says what may stand here: codes, bands and times, never who the patient is.
+docs/decisions/0020-what-clickhouse-gets.md says what may stand here: codes, bands and times, never who the patient is.
 
 Appointments are written first and events last, so the last event's position says how far the whole has come, and what
 a crash left half done is done again to the same rows. Rows are replaced by position; nothing is summed at insert.
@@ -528,8 +528,9 @@ class Facts(Model):
         """Messages that left in [since, until), by when they left."""
         rows = await self._ask(
             f"SELECT uniqExact(position) FROM {self._database}.events WHERE organization = %(organization)s"  # noqa: S608
-            f" AND name = '{ReminderSent.NAME}' AND occurred_at >= %(since)s AND occurred_at < %(until)s",
-            {"organization": organization, "since": since, "until": until},
+            f" AND name = '{ReminderSent.NAME}'"
+            f" AND occurred_at >= {_instant('since')} AND occurred_at < {_instant('until')}",
+            {"organization": organization, "since": since.isoformat(), "until": until.isoformat()},
         )
         return int(rows[0][0])
 
@@ -541,6 +542,11 @@ class Facts(Model):
             {"organization": organization},
         )
         return {row[0]: row[1] for row in rows}
+
+
+def _instant(parameter: str) -> str:
+    # As text with its offset: a datetime would be read in the machine's own zone.
+    return f"parseDateTime64BestEffort(%({parameter})s, 6, 'UTC')"
 
 
 def _by_month(events: Sequence[tuple[Any, ...]]) -> Iterable[Sequence[tuple[Any, ...]]]:
