@@ -58,7 +58,7 @@ class Practitioner(Value):
 
 
 class OpenClinic(Command):
-    """A place with its providers, who all keep the same hours and offer the same visit.
+    """A place with its providers, who all keep the same hours and offer the same visit, as it was from `since` on.
 
     Asked again it adds what is missing: providers, and hours that reach further. It never narrows hours."""
 
@@ -67,6 +67,7 @@ class OpenClinic(Command):
     rules: BookingRules
     hours: WeeklyHours
     providers: Annotated[tuple[Practitioner, ...], Field(min_length=1, max_length=1000)]
+    since: Instant
     valid_from: date = date(1970, 1, 1)
 
 
@@ -110,7 +111,7 @@ async def open_clinic(command: OpenClinic, reading: Reading, actor: Actor) -> De
     for one in command.providers:
         for event in _missing(command, one, known[one.provider_id]):
             changes.append((provider.stream(one.provider_id), event))
-    return Decision(changes, {"location_id": str(command.location.id)})
+    return Decision(changes, {"location_id": str(command.location.id)}, [command.since] * len(changes))
 
 
 def _missing(command: OpenClinic, one: Practitioner, state: Provider | None) -> Iterator[Event]:

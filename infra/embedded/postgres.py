@@ -204,10 +204,12 @@ class Postgres:
 
     def _clear_stale_pid(self) -> None:
         """A number left behind by a crash may meanwhile be another process's, or an uncollected zombie's, and Postgres
-        would believe that it runs. It may go only when nothing at all works in the folder any more."""
-        stale = self._data / "postmaster.pid"
-        if stale.exists() and not anyone_in(self._data):
-            stale.unlink()
+        would believe that it runs; its socket's lock holds the same number. They may go only when nothing at all works
+        in the folder any more."""
+        stale = [self._data / "postmaster.pid", self._folder.postgres_sockets / ".s.PGSQL.5432.lock"]
+        if any(path.exists() for path in stale) and not anyone_in(self._data):
+            for path in stale:
+                path.unlink(missing_ok=True)
 
     def _start(self) -> None:
         deadline = time.monotonic() + 20

@@ -9,13 +9,15 @@ earliest free time is then always a right choice).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from datetime import date, time, timedelta
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
 from typing import Final
 from uuid import UUID, uuid5
 
 from commands.history import OpenClinic, Practitioner
 from domain.provider import BookingRules, Location, VisitType, WallInterval, WeeklyHours
+from domain.time import instant_of, zone
 from infra.no_shows.table import Row
 
 TIME_ZONE: Final = "America/Sao_Paulo"
@@ -27,7 +29,7 @@ _VISIT_MINUTES: Final = 15
 _OPENS: Final = 8 * 60
 _CLOSES: Final = 17 * 60
 _MIDNIGHT: Final = 24 * 60
-_AFTER_THE_LAST: Final = 60
+_WAITING: Final = 60
 # Spare providers, of every ten needed: a patient with several visits a day can't take every free time.
 _SPARE: Final = 10
 
@@ -40,11 +42,16 @@ def name_of(kind: str, *parts: object) -> UUID:
 VISIT_TYPE: Final = VisitType(id=name_of("visit type"), name="Visit", duration_minutes=_VISIT_MINUTES)
 
 
+def instant_at(wall: datetime) -> datetime:
+    """The instant of a clinic's wall time."""
+    return instant_of(wall.date(), wall.time(), zone(TIME_ZONE))
+
+
 def clinic(neighbourhood: str, rows: Sequence[Row]) -> OpenClinic:
     """The command that opens the clinic of a neighbourhood, of at least one row."""
     walk_ins = [_minute(row) for row in rows if row.lead_days == 0]
     opens = min([_OPENS, *walk_ins]) // 60 * 60
-    closes = min(_MIDNIGHT, max([_CLOSES, *(minute + _AFTER_THE_LAST for minute in walk_ins)]) // 60 * 60 + 60)
+    closes = min(_MIDNIGHT, -(-max(_CLOSES, *_done_by(rows)) // 60) * 60)
     hours = WallInterval(start=_wall(opens), end=_wall(closes))
     wanted = {row.day.weekday() for row in rows}
     needed = _providers(rows, range(opens, closes, _VISIT_MINUTES))
@@ -66,7 +73,21 @@ def clinic(neighbourhood: str, rows: Sequence[Row]) -> OpenClinic:
             Practitioner(provider_id=name_of("provider", neighbourhood, number), name=f"{neighbourhood} {number}")
             for number in range(1, needed + 1)
         ),
+        since=instant_at(min(row.scheduled for row in rows)),
     )
+
+
+def _done_by(rows: Iterable[Row]) -> Iterator[int]:
+    """When a patient who walks in can be through with all visits of the day, in a row, after some waiting."""
+    last: dict[tuple[str, date], int] = {}
+    visits: Counter[tuple[str, date]] = Counter()
+    for row in rows:
+        visits[row.patient, row.day] += 1
+        if row.lead_days == 0:
+            last[row.patient, row.day] = max(_minute(row), last.get((row.patient, row.day), 0))
+    yield 0
+    for key, minute in last.items():
+        yield minute + _WAITING + visits[key] * _VISIT_MINUTES
 
 
 def _providers(rows: Iterable[Row], starts: Sequence[int]) -> int:

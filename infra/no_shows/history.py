@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import time
+from datetime import datetime, time
 from functools import partial
 from typing import Final, TypeVar
 
@@ -18,8 +18,8 @@ from commands.history import OpenClinic, PastVisit, RecordPastVisits
 from commands.loop import Answer, Busy, Desk
 from domain.access import Actor, Role
 from domain.ports import LogUnavailable
-from domain.time import DAY, instant_of, zone
-from infra.no_shows.clinics import clinic, name_of
+from domain.time import DAY
+from infra.no_shows.clinics import clinic, instant_at, name_of
 from infra.no_shows.table import Row, Skipped, Table
 
 T = TypeVar("T")
@@ -112,17 +112,16 @@ def _recorded(opened: OpenClinic, rows: Sequence[Row]) -> RecordPastVisits:
         location_id=opened.location.id,
         visit_type_id=opened.visit_type.id,
         providers=tuple(one.provider_id for one in opened.providers),
-        visits=tuple(_visits(opened.location.time_zone, rows)),
+        visits=tuple(_visits(rows)),
     )
 
 
-def _visits(time_zone: str, rows: Sequence[Row]) -> Iterator[PastVisit]:
-    place = zone(time_zone)
+def _visits(rows: Sequence[Row]) -> Iterator[PastVisit]:
     for row in rows:
-        booked_at = instant_of(row.scheduled.date(), row.scheduled.time(), place)
+        booked_at = instant_at(row.scheduled)
         reminded_at = None
         if row.message_sent:
-            reminded_at = max(booked_at, instant_of(row.day - _MESSAGE_AHEAD, _MESSAGE_AT, place))
+            reminded_at = max(booked_at, instant_at(datetime.combine(row.day - _MESSAGE_AHEAD, _MESSAGE_AT)))
         yield PastVisit(
             appointment_id=name_of("appointment", row.appointment),
             patient_id=name_of("patient", row.patient),

@@ -10,8 +10,7 @@ import pytest
 
 from infra.no_shows.table import COLUMNS, Skipped, read
 from infra.troubles import WrongInput
-from tests.infra.no_shows.conftest import REAL, TODAY, Write, line
-from tests.needs import left_out
+from tests.infra.no_shows.conftest import REAL, TODAY, Write, line, needs_the_real_table
 
 
 def test_a_row_is_read_as_it_stands(write: Write) -> None:
@@ -129,9 +128,8 @@ def test_a_table_without_rows_is_empty_and_no_fault(write: Write) -> None:
     assert (table.lines, table.right, table.skipped) == (0, 0, [])
 
 
+@needs_the_real_table
 def test_the_real_table_has_the_facts_that_were_counted_by_hand() -> None:
-    if not REAL.exists():
-        left_out("the no-shows table")
     table = read(REAL, TODAY)
     facts = table.facts()
     assert table.sha256 == "9132d3e7d0246617df9041d3764f20ad6f08e7b0d9f0997fa254fc5e52eda27d"
