@@ -116,19 +116,15 @@ class DocumentModel(Model):
         poison: Poison | None = None
         upto = at
         for recorded in fresh:
-            kind = recorded.stream.partition("/")[0]
             try:
-                if (shape := self.SHAPES.get(kind)) is not None:
-                    name = f"{recorded.organization}/{recorded.stream}"
-                    known = now.get(name) or before.get(name)
-                    if known is None:
-                        now[name] = Kept(shape.fold(None, recorded), recorded.version, recorded.position)
-                    elif recorded.version > known.version:
-                        now[name] = Kept(shape.fold(known.value, recorded), recorded.version, recorded.position)
-                change.added += self.notes(recorded)
+                kept = self._folded(recorded, now, before)
+                notes = list(self.notes(recorded))
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
+            if kept is not None:
+                now[f"{recorded.organization}/{recorded.stream}"] = kept
+            change.added += notes
             upto = recorded.position
         for name, kept in now.items():
             self._rewrite(name, before.get(name), kept, change)
@@ -137,6 +133,21 @@ class DocumentModel(Model):
             self._remember(now)
         if poison is not None:
             raise poison
+
+    def _folded(
+        self, recorded: Recorded, now: Mapping[str, Kept[Any]], before: Mapping[str, Kept[Any]]
+    ) -> Kept[Any] | None:
+        """The stream's document after the event; None where it stays as it is."""
+        shape = self.SHAPES.get(recorded.stream.partition("/")[0])
+        if shape is None:
+            return None
+        name = f"{recorded.organization}/{recorded.stream}"
+        known = now.get(name) or before.get(name)
+        if known is None:
+            return Kept(shape.fold(None, recorded), recorded.version, recorded.position)
+        if recorded.version > known.version:
+            return Kept(shape.fold(known.value, recorded), recorded.version, recorded.position)
+        return None
 
     async def _before(self, fresh: Sequence[Recorded]) -> dict[str, Kept[Any]]:
         before: dict[str, Kept[Any]] = {}

@@ -274,6 +274,7 @@ class Facts(Model):
     batch = 5000
     # Every insert makes a part that ClickHouse merges later; a few a second are healthy.
     linger = 0.05
+    pulse = 60.0
     REMEMBERED: ClassVar[int] = 20_000
 
     def __init__(
@@ -285,6 +286,7 @@ class Facts(Model):
         self._database = database
         self._generation = generation
         self._live: int | None = None
+        self._prepared: int | None = None
         self._known: dict[tuple[str, UUID], Fact] = {}
         self._filling = ThreadPoolExecutor(1, "facts-filling")
         self._asking = ThreadPoolExecutor(1, "facts-asking")
@@ -301,7 +303,7 @@ class Facts(Model):
     def forget(self) -> None:
         super().forget()
         self._known.clear()
-        self._live = None
+        self._live = self._prepared = None
 
     async def positions(self) -> Mapping[str, int]:
         found: Mapping[str, int] = await self._fill(self._positions)
@@ -309,16 +311,15 @@ class Facts(Model):
 
     def _positions(self) -> Mapping[str, int]:
         self._live = None
-        self._prepare(self._number())
-        rows = self._client.query(
-            f"SELECT part, max(position) FROM {self._events()} GROUP BY part"  # noqa: S608
-        ).result_rows
+        rows = _rows(self._client, f"SELECT part, max(position) FROM {self._events()} GROUP BY part")  # noqa: S608
         return {row[0]: int(row[1]) for row in rows}
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
         await self._fill(self._apply_now, fresh, part)
 
     def _apply_now(self, fresh: Sequence[Recorded], part: str) -> None:
+        if self._prepared != self._number():
+            self._prepare(self._number())
         wanted = {
             (recorded.organization, recorded.event.appointment_id)
             for recorded in fresh
@@ -332,13 +333,13 @@ class Facts(Model):
         poison: Poison | None = None
         for recorded in fresh:
             try:
-                event = recorded.event
+                row, event = event_row(recorded, part), recorded.event
                 if isinstance(event, AppointmentEvent):
                     key = (recorded.organization, event.appointment_id)
                     known = now.get(key) or before.get(key)
                     if known is None or recorded.version > known.version:
                         now[key] = fold(known, recorded)
-                events.append(event_row(recorded, part))
+                events.append(row)
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
@@ -392,14 +393,7 @@ class Facts(Model):
         if self._generation is not None:
             return self._generation
         if self._live is None:
-            try:
-                rows = self._client.query(
-                    f"SELECT max(generation) FROM {self._database}.facts_generations"  # noqa: S608
-                ).result_rows
-            except DatabaseError as error:
-                if error.code not in (_UNKNOWN_TABLE, _UNKNOWN_DATABASE):
-                    raise
-                rows = []
+            rows = _rows(self._client, f"SELECT max(generation) FROM {self._database}.facts_generations")  # noqa: S608
             self._live = max(1, int(rows[0][0])) if rows else 1
         return self._live
 
@@ -420,6 +414,7 @@ class Facts(Model):
         )
         if self._generation is None:
             self._show(generation)
+        self._prepared = generation
 
     def _show(self, generation: int) -> None:
         """Point the analysts' views at a generation. `messages_sent` is counted when it is asked for."""
@@ -445,18 +440,20 @@ class Facts(Model):
     def _next(self) -> Self:
         self._live = None
         number = self._number() + 1
-        self._prepare(number)
-        return type(self)(self._client, self._reader, database=self._database, generation=number)
+        made = type(self)(self._client, self._reader, database=self._database, generation=number)
+        # One session, one thread: both fill through the same client.
+        made._filling, made._asking = self._filling, self._asking
+        made._prepare(number)
+        return made
 
     async def take_over(self, filled: Self) -> None:
         await self._fill(self._switch, filled._number())
         self._known = filled._known
         self._at = filled._at
-        await filled.close()
 
     def _switch(self, generation: int) -> None:
         self._client.insert(f"{self._database}.facts_generations", [[generation]], column_names=["generation"])
-        self._live = generation
+        self._live = self._prepared = generation
         self._show(generation)
 
     async def clean(self) -> None:
@@ -477,11 +474,9 @@ class Facts(Model):
     # Questions
 
     async def _ask(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        def ask() -> Sequence[Sequence[Any]]:
-            rows: Sequence[Sequence[Any]] = self._reader.query(sql, dict(parameters)).result_rows
-            return rows
-
-        return await asyncio.get_running_loop().run_in_executor(self._asking, ask)
+        """The answer; empty while nothing has been filled yet."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._asking, _rows, self._reader, sql, parameters)
 
     async def fact(self, organization: str, appointment_id: UUID) -> Fact | None:
         rows = await self._ask(
@@ -532,7 +527,7 @@ class Facts(Model):
             f" AND occurred_at >= {_instant('since')} AND occurred_at < {_instant('until')}",
             {"organization": organization, "since": since.isoformat(), "until": until.isoformat()},
         )
-        return int(rows[0][0])
+        return int(rows[0][0]) if rows else 0
 
     async def event_counts(self, organization: str) -> Mapping[str, int]:
         """How many events of each name the log holds."""
@@ -542,6 +537,17 @@ class Facts(Model):
             {"organization": organization},
         )
         return {row[0]: row[1] for row in rows}
+
+
+def _rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+    """The answer; empty where the table is not there yet."""
+    try:
+        rows: Sequence[Sequence[Any]] = client.query(sql, dict(parameters or {})).result_rows
+    except DatabaseError as error:
+        if error.code not in (_UNKNOWN_TABLE, _UNKNOWN_DATABASE):
+            raise
+        return ()
+    return rows
 
 
 def _instant(parameter: str) -> str:

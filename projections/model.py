@@ -42,12 +42,13 @@ class Model(ABC):
     """One read model, filled from the log.
 
     `batch` is how many events are best applied at once, `linger` how many seconds a filler may wait for more after it
-    has applied some.
+    has applied some, and `pulse` how often it asks the store, when nothing happens, whether all is still there.
     """
 
     name: ClassVar[str]
     batch: ClassVar[int] = 2000
     linger: ClassVar[float] = 0.0
+    pulse: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
         # By part, as this process left the store; None when that is not known.

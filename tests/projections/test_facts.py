@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from datetime import UTC, date, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -162,6 +163,15 @@ async def test_more_appointments_than_are_remembered(facts: Facts, monkeypatch: 
     rows = folded(events)
     for (organization, appointment_id), row in rows.items():
         assert await facts.fact(organization, appointment_id) == row
+
+
+async def test_an_empty_engine_answers_that_nothing_happened(facts: Facts) -> None:
+    assert await facts.position() == 0
+    assert await facts.by_weekday("elm", *ALWAYS) == []
+    assert await facts.by_status("elm", *ALWAYS) == {}
+    assert await facts.messages_sent("elm", datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)) == 0
+    assert await facts.fact("elm", UUID(int=1)) is None
+    await facts.clean()
 
 
 async def test_nobody_is_named(analytics: tuple[Client, Client, str]) -> None:

@@ -1,0 +1,296 @@
+"""The follower: every model gets everything once, at its own pace, and none holds another up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from clickhouse_connect.driver.client import Client
+from redis.asyncio import Redis
+
+from domain.ports import LogError, LogUnavailable, Recorded
+from projections.diary import AppointmentDiary
+from projections.documents import DocumentModel
+from projections.facts import Facts
+from projections.free_time import FreeTime
+from projections.memory import MemoryStore
+from projections.redis_store import RedisStore
+from streams.follower import AlreadyRebuilding, Feed, Follower, State, UnknownModel, told
+from tests.projections.histories import at_random, written
+from tests.projections.story import MemoryLog
+from tests.projections.test_redis import everything
+
+
+def models() -> list[DocumentModel]:
+    return [AppointmentDiary(MemoryStore()), FreeTime(MemoryStore())]
+
+
+def store_of(model: DocumentModel) -> MemoryStore:
+    assert isinstance(model.store, MemoryStore)
+    return model.store
+
+
+async def applied_whole(model: DocumentModel, events: Sequence[Recorded]) -> None:
+    whole = type(model)(MemoryStore())
+    await whole.apply(events)
+    assert store_of(model).kept == store_of(whole).kept
+    assert store_of(model).lists == store_of(whole).lists
+
+
+async def until(true: Callable[[], Any], within: float = 10.0) -> None:
+    end = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        await asyncio.sleep(0.01)
+
+
+async def state_of(follower: Follower, model: str) -> tuple[State, str | None, int | None]:
+    (found,) = [status for status in await follower.status() if status.model == model]
+    return found.state, found.error, found.failed_at
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return written(at_random(1, 300))
+
+
+@contextlib.contextmanager
+def growing(log: MemoryLog, start: int) -> Any:
+    """The log as it was, and a way to let the rest of it happen."""
+    rest = log.events[start:]
+    del log.events[start:]
+
+    def more(count: int) -> None:
+        log.events.extend(rest[:count])
+        del rest[:count]
+        log._more.set()
+
+    yield more
+
+
+async def test_models_catch_up_and_follow(log: MemoryLog) -> None:
+    filled = models()
+    events = list(log.events)
+    with growing(log, 100) as more:
+        async with Follower(log, filled) as follower:
+            assert await follower.caught_up(5)
+            reads = log.reads
+            for _ in range(20):
+                more(1)
+                assert await follower.wait_until("diary", len(log.events), 5)
+            assert not await follower.wait_until("diary", len(log.events) + 1, 0.05)
+            # Both models are told of an event by one reading of the log.
+            assert log.reads - reads <= 20 * 2
+            more(len(events))
+            assert await follower.caught_up(5)
+            for status in await follower.status():
+                assert (status.state, status.lag, status.position) == (State.FOLLOWING, 0, len(events))
+    for model in filled:
+        await applied_whole(model, events)
+
+
+async def test_an_idle_follower_does_not_read(log: MemoryLog) -> None:
+    async with Follower(log, models()) as follower:
+        assert await follower.caught_up(5)
+        await asyncio.sleep(0.1)
+        reads = log.reads
+        await asyncio.sleep(0.5)
+        assert log.reads == reads
+
+
+class Unlucky(FreeTime):
+    """Its store fails as long as `luck` is out."""
+
+    name = "unlucky"
+    luck = True
+
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
+        if not self.luck:
+            raise ConnectionError("secret words")
+        await super()._apply(fresh, part, at)
+
+
+async def test_a_model_whose_store_is_down_waits_alone_and_comes_back(log: MemoryLog, caplog: Any) -> None:
+    events = list(log.events)
+    diary, unlucky = AppointmentDiary(MemoryStore()), Unlucky(MemoryStore())
+    unlucky.luck = False
+    async with Follower(log, [diary, unlucky]) as follower:
+        assert await follower.wait_until("diary", len(events), 5)
+        assert not await follower.wait_until("unlucky", 1, 0.2)
+        assert await state_of(follower, "unlucky") == (State.WAITING, "ConnectionError", None)
+        unlucky.luck = True
+        assert await follower.caught_up(10)
+        await until(lambda: unlucky._at)
+        assert (await state_of(follower, "unlucky"))[1] is None
+    await applied_whole(diary, events)
+    assert "secret words" not in caplog.text
+
+
+async def test_an_unreachable_log_is_waited_for(log: MemoryLog) -> None:
+    log.broken = LogUnavailable("away")
+    async with Follower(log, models()) as follower:
+        await asyncio.sleep(0.2)
+        assert (await state_of(follower, "diary"))[:2] == (State.WAITING, "LogUnavailable")
+        log.broken = None
+        assert await follower.caught_up(10)
+
+
+class Choking(AppointmentDiary):
+    """Can't take one event as long as it is poisoned."""
+
+    name = "choking"
+    poisoned: ClassVar[int] = 0
+
+    def notes(self, recorded: Recorded) -> Any:
+        if recorded.position == self.poisoned:
+            raise ZeroDivisionError
+        return super().notes(recorded)
+
+
+async def test_an_event_that_cant_be_taken_stops_its_model_in_the_open(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = list(log.events)
+    monkeypatch.setattr(Choking, "poisoned", 150)
+    choking, diary = Choking(MemoryStore()), AppointmentDiary(MemoryStore())
+    async with Follower(log, [choking, diary], grace=0) as follower:
+        assert await follower.wait_until("diary", len(events), 5)
+        assert await follower.wait_until("choking", 149, 5)
+        assert await state_of(follower, "choking") == (State.FAILED, "ZeroDivisionError", 150)
+        # Everything before it is there, and it is neither skipped nor tried again and again.
+        await applied_whole(choking, events[:149])
+        reads = log.reads
+        await asyncio.sleep(0.3)
+        assert log.reads == reads
+        with pytest.raises(Exception, match="ZeroDivisionError"):
+            await follower.rebuild("choking")
+        assert (await state_of(follower, "choking"))[0] is State.FAILED
+        monkeypatch.setattr(Choking, "poisoned", 0)
+        await follower.rebuild("choking")
+        assert await follower.caught_up(5)
+    await applied_whole(choking, events)
+
+
+class Unreadable(LogError):
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+async def test_a_row_that_cant_be_read_hides_nothing_before_it(log: MemoryLog) -> None:
+    class BadRow(MemoryLog):
+        async def read(self, after: int, limit: int) -> Sequence[Recorded]:
+            if after < 120 <= after + limit:
+                raise Unreadable(120)
+            return await super().read(after, limit)
+
+    bad = BadRow()
+    bad.events = log.events
+    async with Follower(bad, models()) as follower:
+        assert await follower.wait_until("diary", 119, 5)
+        for model in follower.models:
+            await until(lambda: follower._follow(model).state is State.FAILED)  # noqa: B023
+            assert await state_of(follower, model) == (State.FAILED, "Unreadable", 120)
+
+
+async def test_a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole(log: MemoryLog) -> None:
+    events = list(log.events)
+    diary = AppointmentDiary(MemoryStore())
+    old = diary.store
+    with growing(log, 200) as more:
+        async with Follower(log, [diary], grace=0) as follower:
+            assert await follower.caught_up(5)
+            seen: list[tuple[int, int]] = []
+
+            async def progress(done: int, total: int) -> None:
+                seen.append((done, total))
+                assert diary.store is old
+                more(10)
+                with pytest.raises(AlreadyRebuilding):
+                    await follower.rebuild("diary")
+
+            assert await follower.rebuild("diary", progress) >= 200
+            assert seen[0] == (200, 200)
+            assert diary.store is not old
+            more(len(events))
+            assert await follower.caught_up(5)
+    await applied_whole(diary, events)
+    with pytest.raises(UnknownModel):
+        await follower.rebuild("another")
+
+
+async def test_progress_is_told_as_it_goes(log: MemoryLog) -> None:
+    async with Follower(log, models()) as follower:
+        steps = [step async for step in told(lambda progress: follower.rebuild("diary", progress))]
+    assert steps == [(len(log.events), len(log.events)), len(log.events)]
+
+
+async def test_a_window_shared_by_some_shows_each_the_whole_log() -> None:
+    log = written(at_random(2, 400))
+    feed = Feed(log)
+    feed_positions: dict[int, list[int]] = {}
+
+    async def walk(number: int, start: int, step: int) -> None:
+        at = start
+        seen = feed_positions[number] = []
+        while batch := await feed.after(at, step):
+            seen += [one.position for one in batch]
+            at = batch[-1].position
+            await asyncio.sleep(0)
+
+    await asyncio.gather(
+        *(
+            walk(number, start, step)
+            for number, (start, step) in enumerate(
+                [(0, 7), (0, 100), (50, 3), (200, 33), (len(log.events) - 1, 10), (100, 1000)]
+            )
+        )
+    )
+    for number, start in enumerate((0, 0, 50, 200, len(log.events) - 1, 100)):
+        assert feed_positions[number] == list(range(start + 1, len(log.events) + 1))
+
+
+async def test_all_models_in_their_real_stores(live_views: Redis, analytics: tuple[Client, Client, str]) -> None:
+    log = written(at_random(8, 500))
+    events = list(log.events)
+    client, reader, database = analytics
+    facts = Facts(client, reader, database=database)
+    diary = AppointmentDiary(RedisStore(live_views, "diary"))
+    free_time = FreeTime(RedisStore(live_views, "free_time"))
+    with growing(log, len(events) // 2) as more:
+        async with Follower(log, [diary, free_time, facts], grace=0) as follower:
+            assert await follower.caught_up(20)
+            for _ in range(30):
+                more(3)
+                await asyncio.sleep(0.005)
+            await live_views.flushall()
+            more(10)
+            await asyncio.gather(*(follower.rebuild(model) for model in follower.models))
+            more(len(events))
+            assert await follower.caught_up(20)
+            assert [status.lag for status in await follower.status()] == [0, 0, 0]
+    await facts.close()
+    assert await facts_rows(client, database) == len(events)
+    whole = AppointmentDiary(RedisStore(live_views, "whole"))
+    await whole.apply(events)
+    live = int(await live_views.get("daybook:diary:live") or 1)
+    found = await everything(live_views, f"daybook:diary:{live}:")
+    assert found == await everything(live_views, "daybook:whole:1:")
+
+
+async def facts_rows(client: Client, database: str) -> int:
+    return int(client.query(f"SELECT uniqExact(position) FROM {database}.events").result_rows[0][0])
+
+
+async def test_a_flush_is_noticed_while_nothing_happens(log: MemoryLog, live_views: Redis) -> None:
+    diary = AppointmentDiary(RedisStore(live_views, "diary"))
+    async with Follower(log, [diary]) as follower:
+        assert await follower.caught_up(5)
+        before = await everything(live_views, "daybook:diary:1:")
+        await live_views.flushall()
+        await asyncio.sleep(1.5)
+        assert await follower.caught_up(5)
+        assert await everything(live_views, "daybook:diary:1:") == before
