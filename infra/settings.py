@@ -30,6 +30,7 @@ class Settings:
     port: int = 8000
     stack: Stack = "embedded"
     organization: str = "main"
+    video_url_template: str = "https://video.example.org/{organization}/{room}"
 
     token_issuer: str = "daybook"  # noqa: S105 - a name
     write_audience: str = "daybook-write"
@@ -93,6 +94,7 @@ _KINDS: Mapping[str, type] = {
     "port": int,
     "stack": str,
     "organization": str,
+    "video_url_template": str,
     "token_issuer": str,
     "write_audience": str,
     "read_audience": str,

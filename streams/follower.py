@@ -311,6 +311,10 @@ class Follower:
         head = 0
         with contextlib.suppress(LogError):
             head = await self._log.head()
+        return self.last_known(head)
+
+    def last_known(self, head: int = 0) -> Sequence[Status]:
+        """What each model is doing, beside the latest head that it has heard of itself, or a later one."""
         return [
             Status(
                 model=name,

@@ -14,15 +14,14 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import stat
 import struct
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from infra.key_files import read_or_make
 from infra.troubles import CannotStart, DataInUse
 
 # `sun_path` has 108 bytes on Linux and 104 on macOS, a closing zero included.
@@ -80,6 +79,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         self.keys = self.path / "keys"
+        self.checkpoints = self.path / "checkpoints"
         self.logs = self.path / "logs"
         self.postgres = self.path / "postgres"
         self.redis = self.path / "redis"
@@ -98,7 +98,7 @@ class DataFolder:
                     f"{folder.path} holds other things than Daybook's data. Name an empty or a new folder with DATA=…"
                 )
             folder.path.joinpath("lock").touch(mode=0o600)
-            for part in (folder.keys, folder.logs, folder.redis, folder.clickhouse):
+            for part in (folder.keys, folder.checkpoints, folder.logs, folder.redis, folder.clickhouse):
                 part.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise CannotStart(
@@ -199,10 +199,10 @@ class DataFolder:
     def secret(self, name: str, length: int = 32) -> bytes:
         """`length` random bytes, kept in `keys/name`, made on first use. Raises `CannotStart` when damaged."""
         path = self.keys / name
-        value = write_once(path, secrets.token_bytes(length))
-        if len(value) != length:
-            raise CannotStart(f"{path} should hold {length} bytes and holds {len(value)}. Bring it back from a backup.")
-        return value
+        try:
+            return read_or_make(path, length)
+        except (PermissionError, ValueError) as error:
+            raise CannotStart(f"{path}: {error}. Mend it, or bring it back from a backup.") from error
 
 
 class Use:
@@ -221,29 +221,6 @@ class Use:
 
     def close(self) -> None:
         self._file.close()
-
-
-def write_once(path: Path, value: bytes) -> bytes:
-    """Write an owner-only file unless it is there, durably and whole; return what it holds."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link never replaces: of two first starts at once, one value stays.
-        with contextlib.suppress(FileExistsError):
-            os.link(name, path)
-    finally:
-        os.unlink(name)
-    parent = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-    return path.read_bytes()
 
 
 def _private_folder(path: Path) -> Path:

@@ -1,0 +1,211 @@
+"""Fills the read models in a process of its own, for a command that writes much while no server runs.
+
+In: the embedded servers of a data folder that the command holds. Out: models that are as far as the log, and answers to
+questions about them. The other process has the ClickHouse engine meanwhile; it ends with the one that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import multiprocessing
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis.asyncio
+import uvloop
+
+from domain.ports import EventLog
+from infra.control import Progress, Result
+from infra.desk import log_on
+from infra.embedded.clickhouse import ClickHouse
+from infra.embedded.data_folder import DataFolder
+from infra.embedded.postgres import Postgres
+from infra.embedded.redis import Redis
+from infra.troubles import CannotStart, Trouble
+from projections.diary import AppointmentDiary
+from projections.facts import Facts
+from projections.free_time import FreeTime
+from projections.model import Model
+from projections.redis_store import RedisStore
+from streams.follower import Follower, State
+
+_TELL_EVERY: Final = 0.25
+_END_WITHIN: Final = 60.0
+_CAUGHT_UP_WITHIN: Final = 600.0
+# How long one that was killed may need to let the engine go: a batch under way is finished first.
+_ENGINE_WITHIN: Final = 30.0
+
+
+class FillingFailed(Trouble):
+    """The read models can't be filled now. The log has everything; they can be rebuilt from it."""
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """What stands in memory now is taken to stay, and the cycle collector to find little: it would walk through
+    everything again and again, a third of a long run."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+@asynccontextmanager
+async def models_on(folder: DataFolder, clickhouse: ClickHouse) -> AsyncIterator[tuple[Facts, Sequence[Model]]]:
+    """The read models of a data folder, on its Redis and the engine of this process: facts by name, and all."""
+    async with redis.asyncio.Redis.from_url(Redis(folder).url) as client:
+        filler, reader = await asyncio.to_thread(lambda: (clickhouse.connect(), clickhouse.connect()))
+        facts = Facts(filler, reader)
+        try:
+            yield (
+                facts,
+                [AppointmentDiary(RedisStore(client, "diary")), FreeTime(RedisStore(client, "free_time")), facts],
+            )
+        finally:
+            await facts.close()
+            await asyncio.to_thread(clickhouse.close)
+
+
+async def counted(facts: Facts, organization: str, first: date, last: date) -> dict[str, Any]:
+    """Visits and no-shows on the local days from `first` to `last`, both included, and how many had a message:
+    `by_weekday` by 1 (Monday) to 7, `by_lead` by the first day of a band; each [key, visits, no-shows]."""
+    weekdays = await facts.by_weekday(organization, first, last)
+    leads = await facts.by_lead_time(organization, first, last)
+    return {
+        "by_weekday": [[one.key, one.visits, one.no_shows] for one in weekdays],
+        "by_lead": [[one.key, one.visits, one.no_shows] for one in leads],
+        "messages": sum(one.with_message for one in weekdays),
+    }
+
+
+def counting(facts: Facts) -> Callable[..., AsyncIterator[Progress | Result]]:
+    """The same as a job of a running server, under the name `counted`: it waits until the facts stand at `position`."""
+
+    async def job(organization: str, first: str, last: str, position: int) -> AsyncIterator[Progress | Result]:
+        if not await facts.wait_until(position, _CAUGHT_UP_WITHIN):
+            raise FillingFailed("The running Daybook's read models do not catch up; `daybook status` says more.")
+        yield Result(await counted(facts, organization, date.fromisoformat(first), date.fromisoformat(last)))
+
+    return job
+
+
+class Filling:
+    """A context manager around the other process."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_fill, args=(folder.path, theirs), name="daybook filling", daemon=True)
+        self._theirs = theirs
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._theirs.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # It ends when it hears nothing more; a batch under way is finished first.
+        self._ours.close()
+        self._process.join(_END_WITHIN)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def catch_up(self, position: int, progress: Callable[[int], None] = lambda position: None) -> None:
+        """Wait until every model stands at `position`; `progress` hears where the slowest does. Raises
+        `FillingFailed`."""
+        self._ask("catch_up", position)
+        while (reached := self._answer()) < position:
+            progress(reached)
+        progress(position)
+
+    def counted(self, organization: str, first: date, last: date) -> dict[str, Any]:
+        """See the function of that name."""
+        self._ask("counted", organization, first, last)
+        answer: dict[str, Any] = self._answer()
+        return answer
+
+    def _ask(self, *question: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._ours.send(question)
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._ours.recv()
+        except (EOFError, ConnectionError):
+            raise FillingFailed("The process that fills the read models ended unforeseen.") from None
+        if isinstance(answer, FillingFailed):
+            raise answer
+        return answer
+
+
+def _fill(path: Path, connection: Connection) -> None:
+    # Ctrl-C at a terminal reaches every process; the command decides what comes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = DataFolder.open(path)
+    with few_collections(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(folder, connection))
+
+
+async def _serve(folder: DataFolder, connection: Connection) -> None:
+    async with (
+        log_on(folder, Postgres(folder)) as log,
+        models_on(folder, await _engine(folder)) as (facts, models),
+        Follower(log, models) as follower,
+    ):
+        while True:
+            try:
+                name, *arguments = await asyncio.to_thread(connection.recv)
+            except (EOFError, ConnectionError):
+                return
+            try:
+                if name == "catch_up":
+                    await _catch_up(follower, log, connection, *arguments)
+                else:
+                    connection.send(await counted(facts, *arguments))
+            except FillingFailed as failed:
+                connection.send(failed)
+
+
+async def _engine(folder: DataFolder) -> ClickHouse:
+    give_up = time.monotonic() + _ENGINE_WITHIN
+    while True:
+        engine = ClickHouse(folder.clickhouse)
+        try:
+            await asyncio.to_thread(engine.connect)
+        except CannotStart:
+            if time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(_TELL_EVERY)
+        else:
+            return engine
+
+
+async def _catch_up(follower: Follower, log: EventLog, connection: Connection, position: int) -> None:
+    while True:
+        states = await follower.status()
+        if stuck := next((one for one in states if one.state is State.FAILED), None):
+            raise FillingFailed(f"The read model {stuck.model} can't take position {stuck.failed_at} ({stuck.error}).")
+        reached = min(one.position for one in states)
+        connection.send(reached)
+        if reached >= position:
+            return
+        await asyncio.sleep(_TELL_EVERY)
