@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from traceback import extract_tb
 from typing import Any, ClassVar, cast
 
@@ -118,8 +119,15 @@ def problem(
         "code": code,
         "detail": detail,
     }
-    body = json.dumps(content, ensure_ascii=False, default=str, separators=(",", ":"))
+    body = json.dumps(content, ensure_ascii=False, default=_plain, separators=(",", ":"))
     return Response(body.encode("utf-8", "replace"), status, headers, MEDIA_TYPE)
+
+
+def _plain(value: Any) -> str:
+    """Instants as everywhere else: RFC 3339, with a Z."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def unavailable(detail: str = "The book can't be reached just now. Ask again shortly; a repeat is safe.") -> Response:
