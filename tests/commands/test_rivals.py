@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -22,15 +22,18 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 from pydantic_core import from_json, to_json
 
 from commands.loop import Desk, fold_of
-from domain.appointment import RELEASED, Appointment
+from domain.appointment import RELEASED, Appointment, Status
 from domain.availability import Page, reserve
 from domain.ports import FixedClock, Recorded
-from domain.provider import BookingRules, Location
+from domain.provider import BookingRules, Location, Provider
 from domain.time import Period
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
+from projections.diary import AppointmentDiary
+from projections.free_time import FreeTime
+from projections.memory import MemoryStore
 from tests.clinic import BUFFERED, CHECKUP, GROUP, LOCATION, SCAN, Clinic, every_day, id_of, open_clinic
 from tests.conftest import Database
 from tests.invariants import assert_never_double_booked
@@ -189,16 +192,51 @@ def machine(rivals: Rivals) -> type[RuleBasedStateMachine]:
 
             history = asyncio.run(with_log(work))
             assert_never_double_booked(history, allowance=self.allowance)
-            assert_pages_agree(history)
+            states = folded(history)
+            assert_pages_agree(states)
+            asyncio.run(assert_read_models_agree(history, states))
 
     return Scramble
 
 
-def assert_pages_agree(history: Sequence[Recorded]) -> None:
-    """Every appointment that keeps its time stands on exactly the pages that it says, and nothing else does."""
+def folded(history: Sequence[Recorded]) -> dict[str, Any]:
+    """Every stream's state, folded from the log alone."""
     states: dict[str, Any] = {}
     for recorded in history:
         states[recorded.stream] = fold_of(recorded.stream)(states.get(recorded.stream), recorded.event)
+    return states
+
+
+async def assert_read_models_agree(history: Sequence[Recorded], states: Mapping[str, Any]) -> None:
+    """The read models, filled in bites, show what the folds of the log say."""
+    diary, free_time = AppointmentDiary(MemoryStore()), FreeTime(MemoryStore())
+    for start in range(0, len(history), 7):
+        await diary.apply(history[start : start + 7])
+        await free_time.apply(history[start : start + 7])
+    for state in states.values():
+        organization = history[0].organization
+        if isinstance(state, Appointment):
+            row = await diary.appointment(organization, state.id)
+            assert row is not None
+            assert (row.status, row.period, row.occupied, row.provider_id, row.resources, row.held_until) == (
+                state.status,
+                state.period,
+                state.occupied,
+                state.provider_id,
+                state.resources,
+                state.held_until if state.status is Status.HELD else row.held_until,
+            )
+        if isinstance(state, Page):
+            kept = await free_time.page(organization, state.resource_id, state.day)
+            assert kept.value.entries == state.entries
+        if isinstance(state, Provider):
+            known = await free_time.provider(organization, state.id)
+            assert known is not None
+            assert known.value == state
+
+
+def assert_pages_agree(states: Mapping[str, Any]) -> None:
+    """Every appointment that keeps its time stands on exactly the pages that it says, and nothing else does."""
     expected = {
         (owner, day, state.id)
         for state in states.values()
