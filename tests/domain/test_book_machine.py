@@ -102,6 +102,13 @@ class SharedBook(RuleBasedStateMachine):
         request = Request(self._new_id(), patient, by)
         self._ask(lambda: decide(diary, wish, request), diary, wish)
 
+    @precondition(lambda self: any(one.visit_type_id == GROUP for one in self.book.appointments()))
+    @rule(number=which, patient=patients, along=taken_along, skew=skews, hold=st.booleans())
+    def join_a_group(self, number: int, patient: UUID, along: tuple[UUID, ...], skew: timedelta, hold: bool) -> None:
+        groups = [one for one in self.book.appointments() if one.visit_type_id == GROUP]
+        one = groups[number % len(groups)]
+        self.take(one.period.start, one.provider_id, patient, GROUP, along, skew, hold, Party.PATIENT)
+
     @rule(start=starts, provider=providers, patient=patients, kind=types, count=st.integers(2, 3), skew=skews)
     def take_a_series(
         self, start: datetime, provider: UUID, patient: UUID, kind: UUID, count: int, skew: timedelta
