@@ -33,7 +33,7 @@ from domain.provider import (
     WeeklyHours,
     Words,
 )
-from domain.time import Period
+from domain.time import Day, Period
 
 LONGEST_TIME_OFF = timedelta(days=400)
 Many = Field(max_length=50)
@@ -43,7 +43,7 @@ class Hours(Value):
     """Weekly opening hours at a location, wall time, from a local day on."""
 
     location_id: UUID
-    valid_from: date = date(1970, 1, 1)
+    valid_from: Day = date(1970, 1, 1)
     hours: WeeklyHours
 
 
@@ -51,7 +51,7 @@ class HoursException(Value):
     """The hours of one local day; none is closed."""
 
     location_id: UUID
-    day: date
+    day: Day
     hours: DayHours = ()
 
 
@@ -61,8 +61,8 @@ class ObservedHolidays(Value):
     Without a country the location's own is meant."""
 
     location_id: UUID
-    first: date
-    last: date
+    first: Day
+    last: Day
     country: CountryCode | None = None
     subdivision: Annotated[str, Field(max_length=10)] | None = None
 

@@ -41,7 +41,14 @@ def _utc(value: datetime) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
+def _in_the_calendar(day: date) -> date:
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        raise ValueError(f"a day lies in the years {FIRST_YEAR} to {LAST_YEAR}")
+    return day
+
+
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+Day = Annotated[date, AfterValidator(_in_the_calendar)]
 
 
 @lru_cache(maxsize=1024)

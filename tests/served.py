@@ -3,10 +3,9 @@ read models, and a follower fills them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -36,48 +35,13 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
 from projections.redis_store import RedisStore
+from streams.follower import Follower
 from tests.clinic import CHECKUP, LOCATION, ORGANIZATION, Clinic, open_clinic
 
 SECRET = b"a secret that only these tests know"
 KEY = SigningKey(bytes(32))
 
 _databases = count(1)
-
-
-@dataclass
-class Filler:
-    """Fills the models from the log until it is stopped; `pause` keeps new events from them."""
-
-    log: PostgresEventLog
-    models: list[Model]
-    running: asyncio.Event = field(default_factory=asyncio.Event)
-    _task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.running.set()
-        self._task = asyncio.create_task(self._fill())
-
-    def pause(self) -> None:
-        self.running.clear()
-
-    def resume(self) -> None:
-        self.running.set()
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _fill(self) -> None:
-        at = 0
-        while True:
-            await self.log.wait(at, 10)
-            await self.running.wait()
-            if batch := await self.log.read(at, 1000):
-                for model in self.models:
-                    await model.apply(batch)
-                at = batch[-1].position
 
 
 @dataclass
@@ -89,7 +53,6 @@ class Served:
     reads: FastAPI
     desk: Desk
     log: PostgresEventLog
-    filler: Filler
     positions: Positions
     cursors: Cursors
     position: str | None = None
@@ -157,7 +120,13 @@ def at(instant: datetime) -> str:
 
 @asynccontextmanager
 async def served(
-    dsn: str, redis_url: str, clickhouse: ClickHouse | None, folder: Path, *, limit: RateLimit | None = None, patience: float = 5.0
+    dsn: str,
+    redis_url: str,
+    clickhouse: ClickHouse | None,
+    folder: Path,
+    *,
+    limit: RateLimit | None = None,
+    patience: float = 5.0,
 ) -> AsyncIterator[Served]:
     keyring = PostgresKeyring(dsn, MasterKeyFile.at(folder / "master.key"))
     client = redis.asyncio.from_url(redis_url)
@@ -177,14 +146,12 @@ async def served(
             reads = read_api.app.build(
                 diary, free_time, facts, log, log.clock, Bearers(keys, READ), positions, cursors, patience=patience
             )
-            filler = Filler(log, models)
-            filler.start()
             transport = httpx.ASGITransport(Together({"write": writes, "read": reads}))
-            try:
-                async with httpx.AsyncClient(transport=transport, base_url="http://daybook") as http:
-                    yield Served(http, writes, reads, desk, log, filler, positions, cursors)
-            finally:
-                await filler.stop()
+            async with (
+                Follower(log, models, grace=0),
+                httpx.AsyncClient(transport=transport, base_url="http://daybook") as http,
+            ):
+                yield Served(http, writes, reads, desk, log, positions, cursors)
     finally:
         if facts is not None:
             await facts.close()

@@ -51,7 +51,9 @@ def _without(kind: type[BaseModel], in_path: Iterable[str]) -> type[BaseModel]:
     kept: dict[str, Any] = {
         name: (field.annotation, field) for name, field in kind.model_fields.items() if name not in in_path
     }
-    return create_model(kind.__name__, __config__=kind.model_config, __doc__=kind.__doc__, __module__=__name__, **kept)
+    return create_model(
+        f"{kind.__name__}Body", __config__=kind.model_config, __doc__=kind.__doc__, __module__=__name__, **kept
+    )
 
 
 def _told(error: ValidationError) -> Exception:
