@@ -76,8 +76,10 @@ def no_shows(file: Path, organization: str, batch: int, check: bool, data: Path 
                 tasks[what] = shown.add_task(what, total=total)
             shown.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
-        report = run(settings, file, organization, batch=batch, progress=progress)
+        report = run(settings, file, organization, batch=batch, check=check, progress=progress)
     if as_json:
         click.echo(json.dumps(asdict(report)))
     else:
         click.echo("\n".join(report.words(_SHOWN)))
+    if report.check.agrees is False:
+        raise SystemExit(1)

@@ -6,31 +6,37 @@ It writes to the log beside whatever else does. Where no server runs on the data
 from __future__ import annotations
 
 import asyncio
-import gc
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
 from domain.time import zone
+from infra.control import result
 from infra.desk import desk_on
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.servers import Servers
+from infra.filling import Filling, FillingFailed, few_collections
+from infra.no_shows.checking import Check, compared
 from infra.no_shows.clinics import TIME_ZONE
 from infra.no_shows.history import Outcome, put_into_book
-from infra.no_shows.table import Skipped, Table, read
+from infra.no_shows.table import Facts, Skipped, Table, read
 from infra.settings import Settings
-from infra.troubles import DataInUse
+from infra.troubles import DataInUse, Trouble
 
 # Gets what is being done, how far it is, and of how much if that is known.
 Progress = Callable[[str, int, int | None], None]
 
 _TOLD_ROWS: Final = 100
+
+_log = logging.getLogger("daybook.import")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Report:
     messages: int
     clinics: int
     providers: int
+    check: Check
     seconds: float
     seconds_by_part: dict[str, float] = field(default_factory=dict)
 
@@ -59,6 +66,7 @@ class Report:
         yield f"{self.imported:,} of {self.rows:,} visits stand in the book of {self.organization}, {new:,} are new."
         yield f"{self.no_shows:,} no-shows, {self.messages:,} messages."
         yield f"{self.clinics:,} clinics with {self.providers:,} providers."
+        yield from self.check.words()
         for reason, count in self.skipped.items():
             lines = [f"line {one.line}" for one in self.skipped_rows if one.reason == reason]
             more = " …" if count > min(len(lines), most) else ""
@@ -67,34 +75,40 @@ class Report:
         yield f"{self.seconds:.1f} s ({parts})"
 
 
-def run(settings: Settings, file: Path, organization: str, *, batch: int, progress: Progress) -> Report:
+def run(settings: Settings, file: Path, organization: str, *, batch: int, check: bool, progress: Progress) -> Report:
     """Import the file. Raises `Trouble` for a file that is not the table, and for data that another import holds."""
     started = time.monotonic()
     parts: dict[str, float] = {}
     with _timed(parts, "read"):
         table = read(file, datetime.now(zone(TIME_ZONE)).date(), lambda lines: progress("Reading", lines, None))
         progress("Reading", table.lines, table.lines)
-    with _few_collections():
+    with few_collections(), ExitStack() as opened:
         with _timed(parts, "start"):
-            servers = _attached(settings)
-        try:
-            with _timed(parts, "record"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                outcome = runner.run(_recorded(servers, table, organization, batch, progress))
-        finally:
-            with _timed(parts, "stop"):
-                servers.close()
-    return _report(file, table, organization, outcome, time.monotonic() - started, parts)
+            servers, shared = _attached(settings)
+            opened.callback(servers.close)
+            filling = None if shared else opened.enter_context(Filling(servers.folder))
+        with _timed(parts, "record"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            outcome = runner.run(_recorded(servers, table, organization, batch, progress))
+        facts = table.facts(frozenset(outcome.refused_appointments))
+        with _timed(parts, "fill"):
+            caught_up = filling is None or _caught_up(filling, outcome, progress)
+        with _timed(parts, "check"):
+            checked = _checked(servers, filling, organization, facts, outcome) if check and caught_up else Check(None)
+        with _timed(parts, "stop"):
+            opened.close()
+    seconds = time.monotonic() - started
+    return _report(file, table, organization, outcome, facts, checked, seconds, parts)
 
 
-def _attached(settings: Settings) -> Servers:
-    """The data for this process: held where nobody has it, shared with a server that runs on it."""
+def _attached(settings: Settings) -> tuple[Servers, bool]:
+    """The data for this process: held where nobody has it, else shared with the server that runs on it."""
     try:
-        return Servers(settings, claim="import").__enter__()
+        return Servers(settings, claim="import").__enter__(), False
     except DataInUse:
         holder = DataFolder.open(settings.data).holder()
         if holder is None or holder.what != "serve":
             raise
-    return Servers(settings, redis=False).__enter__()
+    return Servers(settings, redis=False).__enter__(), True
 
 
 async def _recorded(servers: Servers, table: Table, organization: str, batch: int, progress: Progress) -> Outcome:
@@ -110,11 +124,44 @@ async def _recorded(servers: Servers, table: Table, organization: str, batch: in
         return await put_into_book(table, desk, organization, batch=batch, progress=more)
 
 
+def _caught_up(filling: Filling, outcome: Outcome, progress: Progress) -> bool:
+    def reached(position: int) -> None:
+        progress("Filling the read models", position, outcome.position)
+
+    try:
+        filling.catch_up(outcome.position, reached)
+    except FillingFailed as failed:
+        _log.warning("%s They are filled when Daybook is next started.", failed)
+        return False
+    return True
+
+
+def _checked(servers: Servers, filling: Filling | None, organization: str, facts: Facts, outcome: Outcome) -> Check:
+    if facts.first is None or facts.last is None:
+        return Check(True)
+    try:
+        if filling is not None:
+            told: Mapping[str, Any] = filling.counted(organization, facts.first, facts.last)
+        else:
+            asked = {"first": facts.first.isoformat(), "last": facts.last.isoformat(), "position": outcome.position}
+            told = result(servers.folder, "counted", organization=organization, **asked)
+    except Trouble as trouble:
+        _log.warning("The read models were not compared with the file: %s", trouble)
+        return Check(None)
+    return compared(facts, told)
+
+
 def _report(
-    file: Path, table: Table, organization: str, outcome: Outcome, seconds: float, parts: dict[str, float]
+    file: Path,
+    table: Table,
+    organization: str,
+    outcome: Outcome,
+    facts: Facts,
+    checked: Check,
+    seconds: float,
+    parts: dict[str, float],
 ) -> Report:
-    facts = table.facts(frozenset(outcome.refused_appointments))
-    table.skipped += outcome.refused
+    skipped = [*table.skipped, *outcome.refused]
     return Report(
         file=file.name,
         sha256=table.sha256,
@@ -122,12 +169,13 @@ def _report(
         rows=table.lines,
         imported=facts.visits,
         known=outcome.known,
-        skipped=table.skipped_by_reason(),
-        skipped_rows=sorted(table.skipped, key=lambda one: one.line)[:_TOLD_ROWS],
+        skipped=dict(sorted(Counter(one.reason for one in skipped).items())),
+        skipped_rows=sorted(skipped, key=lambda one: one.line)[:_TOLD_ROWS],
         no_shows=facts.no_shows,
         messages=facts.messages,
         clinics=outcome.clinics,
         providers=outcome.providers,
+        check=checked,
         seconds=round(seconds, 3),
         seconds_by_part={name: round(took, 3) for name, took in parts.items()},
     )
@@ -140,17 +188,3 @@ def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         parts[name] = time.monotonic() - started
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """The cycle collector would walk a hundred thousand rows again and again, a third of the run, to find nothing."""
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 1000)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()

@@ -12,7 +12,6 @@ import hashlib
 import io
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,17 +106,21 @@ class Skipped:
 
 @dataclass(slots=True)
 class Facts:
-    """Counts of the rows that are right. Keys of `by_weekday` are 0 (Monday) to 6, of `by_lead` days; each holds
-    [visits, no-shows]."""
+    """Counts of the rows that are right, and their first and last day. Keys of `by_weekday` are 0 (Monday) to 6, of
+    `by_lead` days; each holds [visits, no-shows]."""
 
     visits: int = 0
     no_shows: int = 0
     messages: int = 0
+    first: date | None = None
+    last: date | None = None
     by_weekday: dict[int, list[int]] = field(default_factory=dict)
     by_lead: dict[int, list[int]] = field(default_factory=dict)
 
     def count(self, row: Row) -> None:
         missed = not row.came
+        self.first = row.day if self.first is None else min(self.first, row.day)
+        self.last = row.day if self.last is None else max(self.last, row.day)
         self.visits += 1
         self.no_shows += missed
         self.messages += row.message_sent
@@ -150,9 +153,6 @@ class Table:
                 if row.appointment not in but:
                     facts.count(row)
         return facts
-
-    def skipped_by_reason(self) -> dict[str, int]:
-        return dict(sorted(Counter(one.reason for one in self.skipped).items()))
 
 
 def read(path: Path, today: date, progress: Callable[[int], None] = lambda lines: None) -> Table:

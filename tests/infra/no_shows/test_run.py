@@ -20,7 +20,7 @@ from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.servers import Servers
 from infra.settings import Settings
-from tests.infra.no_shows.conftest import Write, invented, line
+from tests.infra.no_shows.conftest import Write, first_of_the_real, invented, line, needs_the_real_table
 
 VISITS = 1200
 
@@ -30,7 +30,7 @@ def folder() -> Iterator[Path]:
     """A folder whose upper folders no other test run closes again."""
     path = Path(tempfile.mkdtemp(prefix="daybook-import-", dir="/tmp"))
     yield path
-    for data in path.iterdir():
+    for data in (one for one in path.iterdir() if one.is_dir()):
         with Servers(Settings(data=data), redis=False):
             pass  # the last one out stops what a kill left behind
     shutil.rmtree(path, ignore_errors=True)
@@ -150,3 +150,29 @@ def test_it_works_beside_a_running_server(write: Write, data: Path) -> None:
     with Servers(Settings(data=data), claim="serve"):
         report = reported(write(invented(40)), data)
     assert report["imported"] == 40
+    # Only the server has the read models, and this one answers no questions.
+    assert report["check"] == {"agrees": None, "compared": 0, "differences": []}
+
+
+def test_the_read_models_agree_with_the_file(write: Write, data: Path) -> None:
+    lines = invented(90)
+    report = reported(write(lines[:60]), data)
+    # Four weekdays and five bands of lead time, visits and no-shows of each, and messages.
+    assert report["check"] == {"agrees": True, "compared": 19, "differences": []}
+    other = line(AppointmentID="other", ScheduledDay="2016-05-03T10:00:00Z", AppointmentDay="2016-05-03T00:00:00Z")
+    assert reported(write([*lines, other]), data)["check"]["agrees"]  # type: ignore[index]
+
+    # A book with more visits on those days than the file has is told apart.
+    done = ran(write(lines[:60]), data)
+    assert done.returncode == 1
+    assert "The read models differ: visits, weekday 2 is" in done.stdout
+    assert "Other visits may stand" in done.stdout
+
+
+@needs_the_real_table
+def test_the_head_of_the_real_table_agrees(folder: Path, data: Path) -> None:
+    file = folder / "head.csv"
+    first_of_the_real(3000, file)
+    report = reported(file, data)
+    assert report["imported"] == 3000
+    assert report["check"]["agrees"] is True  # type: ignore[index]
