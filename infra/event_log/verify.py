@@ -6,16 +6,13 @@ check needs only the stored hash before it, so ranges of the log are checked sid
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
-from hashlib import sha256
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from threading import Thread
 from typing import Any, Final
 
@@ -23,46 +20,22 @@ import psycopg
 
 from infra.event_log.checkpoints import Checkpoint, is_signed, public_keys, read_checkpoints
 from infra.event_log.merkle import Frontier, consistency_path, inclusion_path
+from infra.event_log.ranges import MOST_FAULTS, Fault, FaultKind, Range, Suspect, Task, Worker, check, snapshot_of
 from infra.event_log.rows import FIRST_HASH, leaf_of, link
-from infra.event_log.scan import position_in, recorded_at_in, row_and_hash, tuples, with_position
+from infra.event_log.scan import row_and_hash, tuples, with_position
+
+__all__ = ["Fault", "FaultKind", "Report", "prove", "prove_continuation", "verify"]
 
 # Ranges start at multiples of this, so that each is one perfect subtree of the Merkle tree.
 _RANGE: Final = 1 << 15
-_FAULTS: Final = 100
 # A process takes a while to start; a short log is checked sooner without.
-_WORTH_A_PROCESS: Final = 4 * _RANGE
+_WORTH_A_PROCESS: Final = 10 * _RANGE
 
 _VERSIONS = (
-    "SELECT e.position, e.version FROM"
+    "SELECT min((SELECT e.position FROM events AS e WHERE e.stream = v.stream AND e.version = v.version)) FROM"
     " (SELECT stream, version, lag(version) OVER (PARTITION BY stream ORDER BY version) AS before FROM events) AS v"
-    " JOIN events AS e USING (stream, version)"
-    " WHERE v.version <> v.before + 1 OR (v.before IS NULL AND v.version NOT IN (0, 1)) ORDER BY e.position LIMIT 1"
+    " WHERE v.version <> v.before + 1 OR (v.before IS NULL AND v.version NOT IN (0, 1))"
 )
-
-
-class FaultKind(StrEnum):
-    GAP = "gap"
-    ALTERED = "altered row"
-    SWAPPED = "rows swapped"
-    BACKWARDS = "recorded_at runs backwards"
-    VERSIONS = "versions not continuous"
-    TAIL = "tail cut off"
-    HEAD = "head does not fit the rows"
-    REWRITTEN = "rewritten since it was signed"
-    SIGNATURE = "checkpoint not signed by a known key"
-    CHECKPOINT = "checkpoint damaged"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """`position` is the first row that is not as it was, or not there."""
-
-    position: int
-    kind: FaultKind
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"position {self.position}: {self.kind.value}" + (f" ({self.detail})" if self.detail else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +54,6 @@ class Report:
     @property
     def first(self) -> Fault | None:
         return self.faults[0] if self.faults else None
-
-
-@dataclass(slots=True)
-class _Suspect:
-    """A row that does not continue the chain: kept to find out whether it was swapped with another."""
-
-    position: int
-    row: bytes
-    stored: bytes
-    previous: bytes
-
-
-@dataclass(slots=True)
-class _Range:
-    """What the check of positions (first, last] found. `trees` maps sizes to the frontier within the range, and the
-    chain's hash, at that size."""
-
-    first: int
-    last: int
-    count: int = 0
-    hash: bytes = b""
-    faults: list[Fault] = field(default_factory=list)
-    suspects: list[_Suspect] = field(default_factory=list)
-    trees: dict[int, tuple[list[bytes], bytes]] = field(default_factory=dict)
 
 
 def verify(
@@ -126,7 +75,7 @@ def verify(
     trusted = keys if keys is not None else public_keys(folder) if folder else {}
     if processes is None:
         processes = min(4, os.cpu_count() or 1)
-    with _snapshot(dsn) as (connection, snapshot):
+    with snapshot_of(dsn) as (connection, snapshot):
         head = connection.execute("SELECT position, hash FROM log_head", binary=True).fetchone()
         top = connection.execute("SELECT max(position) FROM events").fetchone()
         if head is None or top is None:
@@ -134,8 +83,13 @@ def verify(
         end = int(top[0] or 0)
         versions = _Aside(dsn, snapshot)
         whole = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
-        ranges: list[_Range] = []
-        for part in _checked(dsn, snapshot, end, {checkpoint.size for checkpoint in whole}, processes):
+        sizes = sorted({checkpoint.size for checkpoint in whole})
+        tasks = [
+            Task(dsn, snapshot, first, min(first + _RANGE, end), [s for s in sizes if first < s <= first + _RANGE])
+            for first in range(0, end, _RANGE)
+        ]
+        ranges: list[Range] = []
+        for part in _checked(tasks, processes):
             ranges.append(part)
             progress(part.last, end)
         faults = [fault for part in ranges for fault in part.faults]
@@ -146,22 +100,8 @@ def verify(
     faults += _checkpoint_faults(checkpoints, trusted, ranges, sound)
     faults.sort(key=lambda fault: fault.position)
     return Report(
-        sum(part.count for part in ranges), len(whole), tuple(faults[:_FAULTS]), time.perf_counter() - started
+        sum(part.count for part in ranges), len(whole), tuple(faults[:MOST_FAULTS]), time.perf_counter() - started
     )
-
-
-@contextmanager
-def _snapshot(dsn: str, snapshot: str | None = None) -> Iterator[tuple[psycopg.Connection[Any], str]]:
-    """A connection that sees one moment, and how others come to see the same."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        if snapshot is None:
-            row = connection.execute("SELECT pg_export_snapshot()").fetchone()
-            snapshot = str(row[0]) if row else ""
-        else:
-            connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
-        yield connection, snapshot
 
 
 class _Aside:
@@ -181,92 +121,45 @@ class _Aside:
 
     def _ask(self, dsn: str, snapshot: str) -> None:
         try:
-            with _snapshot(dsn, snapshot) as (connection, _):
+            with snapshot_of(dsn, snapshot) as (connection, _):
                 # The index on streams and versions has the answer in order; sorting the table would take its room.
                 connection.execute("SET LOCAL enable_sort = off")
                 connection.execute("SET LOCAL enable_seqscan = off")
                 row = connection.execute(_VERSIONS.encode()).fetchone()
-            if row is not None:
-                self._faults.append(Fault(int(row[0]), FaultKind.VERSIONS, f"version {row[1]}"))
+            if row is not None and row[0] is not None:
+                self._faults.append(Fault(int(row[0]), FaultKind.VERSIONS))
         except BaseException as error:
             self._error = error
 
 
-def _checked(dsn: str, snapshot: str, last: int, sizes: set[int], processes: int) -> Iterator[_Range]:
+def _checked(tasks: Sequence[Task], processes: int) -> Iterator[Range]:
     """Every range of the log, checked, in order."""
-    starts = range(0, last, _RANGE)
-    tasks = [
-        (dsn, snapshot, start, min(start + _RANGE, last), sorted(s for s in sizes if start < s <= start + _RANGE))
-        for start in starts
-    ]
-    if processes < 2 or last < _WORTH_A_PROCESS:
-        for task in tasks:
-            yield _check(*task)
+    if processes < 2 or not tasks or tasks[-1].last < _WORTH_A_PROCESS:
+        yield from map(check, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        pending: list[Future[_Range]] = [pool.submit(_check, *task) for task in tasks]
+    idle: Queue[Worker] = Queue()
+    workers = [Worker() for _ in range(processes)]
+    for worker in workers:
+        idle.put(worker)
+
+    def by_a_worker(task: Task) -> Range:
+        worker = idle.get()
         try:
-            for future in pending:
-                yield future.result()
+            return worker.check(task)
         finally:
-            for future in pending:
-                future.cancel()
+            idle.put(worker)
+
+    # A thread for each process waits for its answers; the work is theirs.
+    pool = ThreadPoolExecutor(processes)
+    try:
+        yield from pool.map(by_a_worker, tasks)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.close()
 
 
-def _check(dsn: str, snapshot: str, first: int, last: int, sizes: Sequence[int]) -> _Range:
-    """Check positions (first, last]. Runs in a process of its own where the log is long."""
-    part = _Range(first, last)
-    wanted = set(sizes)
-    with _snapshot(dsn, snapshot) as (connection, _):
-        previous, recorded = _before(connection, first)
-        stack: list[bytes] = []
-        expected = first + 1
-        for data in tuples(connection, first, last):
-            row, stored = row_and_hash(data)
-            position = position_in(row)
-            if position != expected:
-                part.faults.append(Fault(expected, FaultKind.GAP, _missing(expected, position)))
-                expected, previous = position, b""
-            leaf = sha256(b"\x00" + row).digest()
-            if previous and sha256(previous + leaf).digest() != stored and len(part.suspects) < _FAULTS:
-                part.suspects.append(_Suspect(position, row, stored, previous))
-            moment = recorded_at_in(row)
-            if moment < recorded and len(part.faults) < _FAULTS:
-                part.faults.append(Fault(position, FaultKind.BACKWARDS))
-            previous, recorded = stored, moment
-            expected += 1
-            # As Frontier.append does, without its calls.
-            count = part.count
-            while count & 1:
-                leaf = sha256(b"\x01" + stack.pop() + leaf).digest()
-                count >>= 1
-            stack.append(leaf)
-            part.count += 1
-            if position in wanted:
-                part.trees[position] = (stack.copy(), stored)
-        if expected <= last:
-            part.faults.append(Fault(expected, FaultKind.GAP, _missing(expected, last + 1)))
-        part.hash = previous
-        part.trees.setdefault(last, (stack, previous))
-    return part
-
-
-def _before(connection: psycopg.Connection[Any], first: int) -> tuple[bytes, int]:
-    """The hash and the recorded_at that a range starts from; no hash where that row is missing."""
-    if first == 0:
-        return FIRST_HASH, -(2**63)
-    for data in list(tuples(connection, first - 1, first)):
-        row, stored = row_and_hash(data)
-        return stored, recorded_at_in(row)
-    return b"", -(2**63)
-
-
-def _missing(first: int, after: int) -> str:
-    return "a row is missing" if after - first == 1 else f"{after - first} rows are missing"
-
-
-def _explained(suspects: Sequence[_Suspect]) -> list[Fault]:
+def _explained(suspects: Sequence[Suspect]) -> list[Fault]:
     """What became of the rows that break the chain. A row that changed places breaks it at both, and, where its hash
     went along, after both."""
     faults: list[Fault] = []
@@ -283,7 +176,7 @@ def _explained(suspects: Sequence[_Suspect]) -> list[Fault]:
     return faults
 
 
-def _belongs_at(row: _Suspect, place: _Suspect) -> bool:
+def _belongs_at(row: Suspect, place: Suspect) -> bool:
     """Whether what now stands in one place continues the chain in the other."""
     leaf = leaf_of(with_position(row.row, place.position))
     return link(place.previous, leaf) in (place.stored, row.stored)
@@ -299,7 +192,7 @@ def _end_faults(position: int, hash: bytes, end: int, final: bytes) -> list[Faul
 
 
 def _checkpoint_faults(
-    checkpoints: Sequence[Checkpoint | None], keys: Mapping[str, bytes], ranges: Sequence[_Range], sound: int
+    checkpoints: Sequence[Checkpoint | None], keys: Mapping[str, bytes], ranges: Sequence[Range], sound: int
 ) -> list[Fault]:
     """Compare what was signed with what stands there. Rows after position `sound` are known to be at fault."""
     faults: list[Fault] = []
@@ -323,7 +216,7 @@ def _checkpoint_faults(
     return faults
 
 
-def _trees(ranges: Sequence[_Range], sound: int) -> dict[int, tuple[bytes, bytes]]:
+def _trees(ranges: Sequence[Range], sound: int) -> dict[int, tuple[bytes, bytes]]:
     """Root and chain hash at every size that was asked for, as far as the rows are sound."""
     found: dict[int, tuple[bytes, bytes]] = {}
     before = Frontier()
@@ -352,7 +245,7 @@ def prove(dsn: str, position: int, size: int) -> tuple[bytes, list[bytes]]:
 
     Reads the log once to give O(log n) hashes. Raises `ValueError` when the log does not reach there.
     """
-    with _snapshot(dsn) as (connection, _):
+    with snapshot_of(dsn) as (connection, _):
         row = next((row_and_hash(data)[0] for data in list(tuples(connection, position - 1, position))), None)
         if row is None:
             raise ValueError("the log has no such position")
@@ -362,7 +255,7 @@ def prove(dsn: str, position: int, size: int) -> tuple[bytes, list[bytes]]:
 def prove_continuation(dsn: str, first: int, second: int) -> list[bytes]:
     """The path that shows the checkpoint of size `second` to continue that of size `first`, for
     `merkle.is_consistent`. Raises `ValueError` when the log does not reach there."""
-    with _snapshot(dsn) as (connection, _):
+    with snapshot_of(dsn) as (connection, _):
         return consistency_path(first, second, _subtrees(connection))
 
 
