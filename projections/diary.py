@@ -13,7 +13,7 @@ resource in the order of the visits' starts, and a history of sentences. Ids, co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -46,7 +46,7 @@ from domain.appointment import (
 from domain.events import Event
 from domain.ports import Recorded
 from domain.provider import Mode, Money
-from domain.reminder import ReminderSent
+from domain.reminder import Channel, ReminderSent
 from domain.time import Instant, Period, zone
 from projections.documents import LAST, DocumentModel, Kept, Line, Span
 
@@ -119,23 +119,6 @@ class AppointmentPage(BaseModel):
     next: tuple[Instant, UUID] | None
 
 
-# What an appointment's events say of the visit, without the words that are sealed.
-_VISIT = {
-    "appointment_id",
-    "patient_id",
-    "provider_id",
-    "location_id",
-    "visit_type_id",
-    "mode",
-    "period",
-    "occupied",
-    "time_zone",
-    "session_id",
-    "seats",
-    "resources",
-}
-_ARRANGED = _VISIT | {"fee", "series_id"}
-
 _STATUS_AFTER: Mapping[type[Event], Status] = {
     AppointmentHeld: Status.HELD,
     AppointmentRequested: Status.REQUESTED,
@@ -150,69 +133,107 @@ _STATUS_AFTER: Mapping[type[Event], Status] = {
     AppointmentEnteredInError: Status.ENTERED_IN_ERROR,
 }
 
+# Keys in order, values as JSON has them or as they came in an event; both are written alike.
 Document = dict[str, Any]
 
 
 class AppointmentShape:
-    """Documents are JSON-ready: ids and instants as text."""
-
     def fold(self, known: Document | None, recorded: Recorded) -> Document:
         event = recorded.event
-        at = to_text(recorded.occurred_at)
         if isinstance(event, Arranged):
-            document = event.model_dump(mode="json", include=_ARRANGED)
-            document |= {
-                "booked_at": at if isinstance(event, AppointmentBooked) else None,
-                "cancellation_reason": None,
-                "cancelled_by": None,
-                "created_at": known["created_at"] if known else at,
-                "decline_reason": None,
-                "held_until": to_text(event.held_until) if isinstance(event, AppointmentHeld) else None,
-                "moved": 0,
-                "outcome": None,
-                "rules_set_aside": _set_aside(known, event.override),
-            }
+            document = _arranged(known, recorded, event)
         elif known is None:
             raise TypeError(f"{event.NAME} before an appointment was made")
         else:
             document = dict(known)
             match event:
                 case AppointmentRescheduled():
-                    document |= event.model_dump(mode="json", include=_VISIT)
+                    document |= _visit(event)
                     document["moved"] += 1
                     document["rules_set_aside"] = _set_aside(known, event.override)
                 case AppointmentCancelled():
-                    document["cancellation_reason"] = event.reason.value
-                    document["cancelled_by"] = event.by.value
+                    document["cancellation_reason"] = event.reason
+                    document["cancelled_by"] = event.by
                     document["rules_set_aside"] = _set_aside(known, event.override)
                 case AppointmentDeclined():
-                    document["decline_reason"] = event.reason.value
+                    document["decline_reason"] = event.reason
                 case VisitCompleted():
-                    document["outcome"] = event.outcome.value
+                    document["outcome"] = event.outcome
         if (status := _STATUS_AFTER.get(type(event))) is not None:
-            document["status"] = status.value
-        document["updated_at"] = at
+            document["status"] = status
+        document["updated_at"] = recorded.occurred_at
+        document["position"] = recorded.position
+        document["version"] = recorded.version
         return document
 
     def encode(self, kept: Kept[Document]) -> bytes:
-        document = kept.value | {"version": kept.version, "position": kept.position}
-        return to_json({key: document[key] for key in _KEYS})
+        return to_json(kept.value)
 
     def decode(self, name: str, document: bytes) -> Kept[Document]:
         value = from_json(document)
         return Kept(value, value["version"], value["position"])
 
-    def lines(self, organization: str, value: Document) -> Iterator[Line]:
-        line = f"{_sortable(value['period']['start'])} {value['appointment_id']}"
-        yield f"{organization}/visits/{value['provider_id']}", line
-        yield f"{organization}/visits/{value['patient_id']}", line
-        for resource in value["resources"]:
-            yield f"{organization}/visits/{resource}", line
-        if value["status"] == "held":
-            yield "holds", f"{_sortable(value['held_until'])} {organization} {value['appointment_id']}"
+    def lines(self, organization: str, value: Document) -> Sequence[Line]:
+        key = value["appointment_id"]
+        line = f"{_sortable(value['period']['start'])} {key}"
+        owners = (value["provider_id"], value["patient_id"], *value["resources"])
+        lines = [(f"{organization}/visits/{owner}", line) for owner in owners]
+        if value["status"] == Status.HELD:
+            lines.append(("holds", f"{_sortable(value['held_until'])} {organization} {key}"))
+        return lines
 
 
-_KEYS = tuple(sorted(AppointmentRow.model_fields))
+def _arranged(known: Document | None, recorded: Recorded, event: Arranged) -> Document:
+    """Every key of an `AppointmentRow`, in order. The words that are sealed stay behind."""
+    at = recorded.occurred_at
+    return {
+        "appointment_id": event.appointment_id,
+        "booked_at": at if isinstance(event, AppointmentBooked) else None,
+        "cancellation_reason": None,
+        "cancelled_by": None,
+        "created_at": known["created_at"] if known else at,
+        "decline_reason": None,
+        "fee": {"amount": event.fee.amount, "currency": event.fee.currency} if event.fee else None,
+        "held_until": event.held_until if isinstance(event, AppointmentHeld) else None,
+        "location_id": event.location_id,
+        "mode": event.mode,
+        "moved": 0,
+        "occupied": _ends(event.occupied),
+        "outcome": None,
+        "patient_id": event.patient_id,
+        "period": _ends(event.period),
+        "position": 0,
+        "provider_id": event.provider_id,
+        "resources": event.resources,
+        "rules_set_aside": _set_aside(known, event.override),
+        "seats": event.seats,
+        "series_id": event.series_id,
+        "session_id": event.session_id,
+        "status": None,
+        "time_zone": event.time_zone,
+        "updated_at": at,
+        "version": 0,
+        "visit_type_id": event.visit_type_id,
+    }
+
+
+def _visit(event: AppointmentRescheduled) -> Document:
+    return {
+        "location_id": event.location_id,
+        "mode": event.mode,
+        "occupied": _ends(event.occupied),
+        "period": _ends(event.period),
+        "provider_id": event.provider_id,
+        "resources": event.resources,
+        "seats": event.seats,
+        "session_id": event.session_id,
+        "time_zone": event.time_zone,
+        "visit_type_id": event.visit_type_id,
+    }
+
+
+def _ends(period: Period) -> dict[str, datetime]:
+    return {"end": period.end, "start": period.start}
 
 
 def _set_aside(known: Document | None, override: Override | None) -> list[str]:
@@ -224,22 +245,21 @@ class AppointmentDiary(DocumentModel):
     name = "diary"
     SHAPES: ClassVar = {"appointment": AppointmentShape()}
 
-    def notes(self, recorded: Recorded) -> Iterator[Line]:
+    def notes(self, recorded: Recorded) -> Sequence[Line]:
         event = recorded.event
-        if isinstance(event, AppointmentEvent | ReminderSent):
-            line = {
-                "actor": recorded.actor,
-                "at": to_text(recorded.occurred_at),
-                "name": event.NAME,
-                "on_behalf_of": recorded.on_behalf_of,
-                "position": recorded.position,
-                "recorded_at": to_text(recorded.recorded_at),
-                "sentence": sentence(recorded),
-            }
-            yield (
-                f"{recorded.organization}/history/{event.appointment_id}",
-                f"{recorded.position:020d} {to_json(line).decode()}",
-            )
+        if not isinstance(event, AppointmentEvent | ReminderSent):
+            return ()
+        line = {
+            "actor": recorded.actor,
+            "at": recorded.occurred_at,
+            "name": event.NAME,
+            "on_behalf_of": recorded.on_behalf_of,
+            "position": recorded.position,
+            "recorded_at": recorded.recorded_at,
+            "sentence": sentence(recorded),
+        }
+        name = f"{recorded.organization}/history/{event.appointment_id}"
+        return ((name, f"{recorded.position:020d} {to_json(line).decode()}"),)
 
     async def appointment(self, organization: str, appointment_id: UUID) -> AppointmentRow | None:
         (document,) = await self.store.documents([f"{organization}/appointment/{appointment_id}"])
@@ -287,12 +307,12 @@ class AppointmentDiary(DocumentModel):
 
     async def ended_holds(self, now: datetime, limit: int = 100) -> Sequence[tuple[str, UUID]]:
         """Holds that have ended by the clock and that the log does not say so of yet: (organization, appointment)."""
-        (lines,) = await self.store.lines([Span("holds", high=_sortable(to_text(now)) + "~", limit=limit)])
+        (lines,) = await self.store.lines([Span("holds", high=_sortable(now) + "~", limit=limit)])
         parts = [line.split(" ") for line in lines]
         return [(organization, UUID(appointment)) for _, organization, appointment in parts]
 
     async def _touching(self, organization: str, owner: UUID, within: Period) -> Sequence[AppointmentRow]:
-        low, high = _sortable(to_text(within.start - LONGEST_VISIT)), _sortable(to_text(within.end))
+        low, high = _sortable(within.start - LONGEST_VISIT), _sortable(within.end)
         (lines,) = await self.store.lines([Span(f"{organization}/visits/{owner}", low, high)])
         rows = await self._rows(organization, lines)
         # The list and the documents are two questions; what moved in between is left out.
@@ -304,18 +324,15 @@ class AppointmentDiary(DocumentModel):
         return [AppointmentRow.model_validate_json(one) for one in documents if one is not None]
 
 
-def to_text(instant: datetime) -> str:
-    """RFC 3339, UTC, as pydantic writes it."""
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _sortable(text: str) -> str:
-    """An instant's text in a fixed width, so that code point order is time order."""
-    return text if len(text) == 27 else f"{text[:19]}.000000Z"
+def _sortable(moment: datetime | str) -> str:
+    """An instant, or its text in RFC 3339, in a fixed width, so that code point order is time order."""
+    if isinstance(moment, str):
+        return moment if len(moment) == 27 else f"{moment[:19]}.000000Z"
+    return f"{moment.astimezone(UTC).isoformat(timespec='microseconds')[:26]}Z"
 
 
 def _line(start: datetime, appointment_id: UUID) -> str:
-    return f"{_sortable(to_text(start))} {appointment_id}"
+    return f"{_sortable(start)} {appointment_id}"
 
 
 def _place(line: str) -> tuple[datetime, UUID]:
@@ -333,41 +350,52 @@ _WHO = {
 
 def sentence(recorded: Recorded) -> str:
     """What an event of an appointment says, in plain English, by coded facts alone: never a sealed word."""
-    match recorded.event:
-        case AppointmentHeld() as event:
-            until = event.held_until.astimezone(zone(event.time_zone))
-            said = f"{_WHO[event.by]} put a hold on {_when(event.period, event.time_zone)} until {until:%H:%M}."
-            return said + _aside(event.override)
-        case AppointmentRequested() as event:
-            said = f"{_WHO[event.by]} asked for {_when(event.period, event.time_zone)}."
-            return said + _aside(event.override)
-        case AppointmentBooked() as event:
-            said = f"{_WHO[event.by]} booked {_when(event.period, event.time_zone)}{_way(event.mode)}."
-            return said + _aside(event.override)
-        case AppointmentRescheduled() as event:
-            moved = f"{_WHO[event.by]} moved the visit from {_when(event.previous, event.time_zone)}"
-            other = " with another provider" if event.provider_id != event.previous_provider_id else ""
-            said = f"{moved} to {_when(event.period, event.time_zone)}{other}: {_words(event.reason)}."
-            return said + _aside(event.override)
-        case AppointmentCancelled() as event:
-            return f"{_WHO[event.by]} cancelled: {_words(event.reason)}." + _aside(event.override)
-        case AppointmentDeclined() as event:
-            return f"{_WHO[event.by]} declined the request: {_words(event.reason)}."
-        case HoldLapsed():
-            return "The hold ended without a booking."
-        case PatientCheckedIn():
-            return "The patient checked in."
-        case VisitStarted():
-            return "The visit started."
-        case VisitCompleted() as event:
-            return f"The visit was completed: {_words(event.outcome)}."
-        case PatientDidNotCome():
-            return "The patient did not come."
-        case AppointmentEnteredInError() as event:
-            return f"{_WHO[event.by]} marked the appointment as entered in error."
-        case ReminderSent() as event:
-            return f"A message was sent by {'SMS' if event.channel == 'sms' else 'e-mail'}."
-    return f"{type(recorded.event).__name__}."
+    event = recorded.event
+    say = _SENTENCES.get(type(event))
+    return say(event) if say is not None else f"{type(event).__name__}."
+
+
+def _held(event: AppointmentHeld) -> str:
+    until = event.held_until.astimezone(zone(event.time_zone))
+    said = f"{_WHO[event.by]} put a hold on {_when(event.period, event.time_zone)} until {_clock(until)}."
+    return said + _aside(event.override)
+
+
+def _requested(event: AppointmentRequested) -> str:
+    return f"{_WHO[event.by]} asked for {_when(event.period, event.time_zone)}.{_aside(event.override)}"
+
+
+def _booked(event: AppointmentBooked) -> str:
+    when = _when(event.period, event.time_zone)
+    return f"{_WHO[event.by]} booked {when}{_way(event.mode)}.{_aside(event.override)}"
+
+
+def _moved(event: AppointmentRescheduled) -> str:
+    before, now = _when(event.previous, event.time_zone), _when(event.period, event.time_zone)
+    other = " with another provider" if event.provider_id != event.previous_provider_id else ""
+    said = f"{_WHO[event.by]} moved the visit from {before} to {now}{other}: {_words(event.reason)}."
+    return said + _aside(event.override)
+
+
+def _cancelled(event: AppointmentCancelled) -> str:
+    return f"{_WHO[event.by]} cancelled: {_words(event.reason)}.{_aside(event.override)}"
+
+
+_SENTENCES: Mapping[type[Event], Callable[[Any], str]] = {
+    AppointmentHeld: _held,
+    AppointmentRequested: _requested,
+    AppointmentBooked: _booked,
+    AppointmentRescheduled: _moved,
+    AppointmentCancelled: _cancelled,
+    AppointmentDeclined: lambda event: f"{_WHO[event.by]} declined the request: {_words(event.reason)}.",
+    HoldLapsed: lambda event: "The hold ended without a booking.",
+    PatientCheckedIn: lambda event: "The patient checked in.",
+    VisitStarted: lambda event: "The visit started.",
+    VisitCompleted: lambda event: f"The visit was completed: {_words(event.outcome)}.",
+    PatientDidNotCome: lambda event: "The patient did not come.",
+    AppointmentEnteredInError: lambda event: f"{_WHO[event.by]} marked the appointment as entered in error.",
+    ReminderSent: lambda event: f"A message was sent by {'SMS' if event.channel is Channel.SMS else 'e-mail'}.",
+}
 
 
 def _words(code: str) -> str:
@@ -390,8 +418,12 @@ def _when(period: Period, time_zone: str) -> str:
     place = zone(time_zone)
     start, end = period.start.astimezone(place), period.end.astimezone(place)
     day = f"{_DAYS[start.weekday()]} {start.day} {_MONTHS[start.month - 1]} {start.year}"
-    tail = f"{end:%H:%M}" if end.date() == start.date() else f"{end:%H:%M} on the next day"
-    return f"{day}, {start:%H:%M}–{tail} ({time_zone})"
+    tail = "" if end.day == start.day else " on the next day"
+    return f"{day}, {_clock(start)}–{_clock(end)}{tail} ({time_zone})"
+
+
+def _clock(local: datetime) -> str:
+    return f"{local.hour:02d}:{local.minute:02d}"
 
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -7,7 +7,7 @@ lines in code point order, from which ranges are read. Where they are kept is a 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -83,7 +83,7 @@ class Shape(Protocol[T]):
 
     def decode(self, name: str, document: bytes) -> Kept[T]: ...
 
-    def lines(self, organization: str, value: T) -> Iterable[Line]:
+    def lines(self, organization: str, value: T) -> Sequence[Line]:
         """The lines that lead to the document as it stands; those that led to it before are removed."""
 
 
@@ -99,7 +99,7 @@ class DocumentModel(Model):
         self._known: dict[str, Kept[Any]] = {}
 
     @abstractmethod
-    def notes(self, recorded: Recorded) -> Iterable[Line]:
+    def notes(self, recorded: Recorded) -> Sequence[Line]:
         """Lines that an event adds for good, whatever its stream."""
 
     async def positions(self) -> Mapping[str, int]:
@@ -110,20 +110,31 @@ class DocumentModel(Model):
         self._known.clear()
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
-        before = await self._before(fresh)
+        shapes = self.SHAPES
+        told = [
+            (recorded, f"{recorded.organization}/{recorded.stream}", shapes.get(recorded.stream.partition("/")[0]))
+            for recorded in fresh
+        ]
+        before = await self._before({name: shape for _, name, shape in told if shape is not None})
         now: dict[str, Kept[Any]] = {}
         change = Change()
         poison: Poison | None = None
         upto = at
-        for recorded in fresh:
+        for recorded, name, shape in told:
             try:
-                kept = self._folded(recorded, now, before)
-                notes = list(self.notes(recorded))
+                kept = None
+                if shape is not None:
+                    known = now.get(name) or before.get(name)
+                    if known is None:
+                        kept = Kept(shape.fold(None, recorded), recorded.version, recorded.position)
+                    elif recorded.version > known.version:
+                        kept = Kept(shape.fold(known.value, recorded), recorded.version, recorded.position)
+                notes = self.notes(recorded)
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
             if kept is not None:
-                now[f"{recorded.organization}/{recorded.stream}"] = kept
+                now[name] = kept
             change.added += notes
             upto = recorded.position
         for name, kept in now.items():
@@ -134,54 +145,25 @@ class DocumentModel(Model):
         if poison is not None:
             raise poison
 
-    def _folded(
-        self, recorded: Recorded, now: Mapping[str, Kept[Any]], before: Mapping[str, Kept[Any]]
-    ) -> Kept[Any] | None:
-        """The stream's document after the event; None where it stays as it is."""
-        shape = self.SHAPES.get(recorded.stream.partition("/")[0])
-        if shape is None:
-            return None
-        name = f"{recorded.organization}/{recorded.stream}"
-        known = now.get(name) or before.get(name)
-        if known is None:
-            return Kept(shape.fold(None, recorded), recorded.version, recorded.position)
-        if recorded.version > known.version:
-            return Kept(shape.fold(known.value, recorded), recorded.version, recorded.position)
-        return None
-
-    async def _before(self, fresh: Sequence[Recorded]) -> dict[str, Kept[Any]]:
-        before: dict[str, Kept[Any]] = {}
-        missing: dict[str, Shape[Any]] = {}
-        for recorded in fresh:
-            shape = self.SHAPES.get(recorded.stream.partition("/")[0])
-            if shape is None:
-                continue
-            name = f"{recorded.organization}/{recorded.stream}"
-            if name in before or name in missing:
-                continue
-            known = self._known.get(name)
-            if known is not None:
-                before[name] = known
-            else:
-                missing[name] = shape
-        for (name, shape), document in zip(
-            missing.items(), await self.store.documents(list(missing)) if missing else (), strict=True
-        ):
-            if document is not None:
-                before[name] = shape.decode(name, document)
+    async def _before(self, wanted: Mapping[str, Shape[Any]]) -> dict[str, Kept[Any]]:
+        known = self._known
+        before = {name: known[name] for name in wanted if name in known}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            for name, document in zip(missing, await self.store.documents(missing), strict=True):
+                if document is not None:
+                    before[name] = wanted[name].decode(name, document)
         return before
 
     def _rewrite(self, name: str, before: Kept[Any] | None, kept: Kept[Any], change: Change) -> None:
         organization, kind, _ = name.split("/", 2)
         shape = self.SHAPES[kind]
         change.documents[name] = shape.encode(kept)
-        lines = shape.lines(organization, kept.value)
-        if before is None:
-            change.added += lines
-        else:
-            new, old = set(lines), set(shape.lines(organization, before.value))
-            change.added += sorted(new - old)
-            change.removed += sorted(old - new)
+        new = shape.lines(organization, kept.value)
+        old = shape.lines(organization, before.value) if before is not None else ()
+        if new != old:
+            change.added += [line for line in new if line not in old]
+            change.removed += [line for line in old if line not in new]
 
     def _remember(self, now: Mapping[str, Kept[Any]]) -> None:
         known = self._known

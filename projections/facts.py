@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Self, TypeVar
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from clickhouse_connect.driver.client import Client
@@ -54,8 +55,7 @@ _UNKNOWN_TABLE = 60
 _UNKNOWN_DATABASE = 81
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One appointment. `first_recorded_at` never changes, so the row stays in its partition. Local date, weekday (1 is
     Monday) and hour are the visit's, at its location; `lead_days` are local calendar days from booking to visit."""
 
@@ -117,7 +117,7 @@ _TYPES = """
     version UInt32,
     position UInt64
 """
-_COLUMNS = tuple(field.name for field in fields(Fact))
+_COLUMNS = Fact._fields
 _INSTANTS = tuple(
     _COLUMNS.index(name) for name in ("first_recorded_at", "created_at", "booked_at", "visit_start", "visit_end")
 )
@@ -189,7 +189,7 @@ def fold(known: Fact | None, recorded: Recorded) -> Fact:
             changes["cancelled_by"] = event.by.value
             changes["cancellation_reason"] = event.reason.value
             changes["overridden"] = known.overridden or event.override is not None
-    return replace(known, **changes)
+    return known._replace(**changes)
 
 
 def _arranged(known: Fact | None, recorded: Recorded, event: Arranged) -> Fact:
@@ -238,14 +238,14 @@ def event_row(recorded: Recorded, part: str) -> tuple[Any, ...]:
     """What is told of an event: no ids but the appointment's, and no one's words."""
     event = recorded.event
     about = event.appointment_id if isinstance(event, AppointmentEvent | ReminderSent) else NOBODY
-    party = getattr(event, "by", None)
+    says_who = "by" in type(event).model_fields
     return (
         recorded.position,
         recorded.organization,
         recorded.stream.partition("/")[0],
         event.NAME,
         about,
-        party.value if party is not None else "",
+        str(getattr(event, "by", "")) if says_who else "",
         recorded.occurred_at,
         recorded.recorded_at,
         part,
@@ -344,8 +344,7 @@ class Facts(Model):
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
         if now:
-            columns = [[getattr(fact, name) for fact in now.values()] for name in _COLUMNS]
-            self._insert(self._appointments(), columns, _COLUMNS)
+            self._insert(self._appointments(), list(zip(*now.values(), strict=True)), _COLUMNS)
         for some in _by_month(events):
             self._insert(self._events(), list(zip(*some, strict=True)), _EVENT_COLUMNS)
         for key, fact in now.items():
@@ -557,11 +556,9 @@ def _instant(parameter: str) -> str:
 
 def _by_month(events: Sequence[tuple[Any, ...]]) -> Iterable[Sequence[tuple[Any, ...]]]:
     """Events in order, cut where the partition changes: an insert that spans two could leave the later one alone."""
-    start = 0
-    for index in range(1, len(events) + 1):
-        if index == len(events) or _month(events[index]) != _month(events[start]):
-            yield events[start:index]
-            start = index
+    if events and _month(events[0]) == _month(events[-1]):
+        return [events]
+    return [list(some) for _, some in groupby(events, _month)]
 
 
 def _month(row: tuple[Any, ...]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ A hold stays on its page after it has ended by the clock; `held_until` is compar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -136,8 +136,8 @@ class ProviderShape:
         )
         return Kept(value, known.version, known.position)
 
-    def lines(self, organization: str, value: Provider) -> Iterator[Line]:
-        yield f"{organization}/providers", str(value.id)
+    def lines(self, organization: str, value: Provider) -> Sequence[Line]:
+        return ((f"{organization}/providers", str(value.id)),)
 
 
 class ResourceShape:
@@ -153,36 +153,40 @@ class ResourceShape:
         value = Resource(UUID(known["id"]), ResourceKind(known["kind"]), known["name"], known["retired"])
         return Kept(value, known["version"], known["position"])
 
-    def lines(self, organization: str, value: Resource) -> Iterator[Line]:
-        yield f"{organization}/resources", str(value.id)
+    def lines(self, organization: str, value: Resource) -> Sequence[Line]:
+        return ((f"{organization}/resources", str(value.id)),)
 
 
 class Folded(NamedTuple):
-    """A page, and the JSON of each of its entries, so that a change of one does not write all of them anew."""
+    """A page, and what was last written of its entries, so that only those that changed are written anew. That is a
+    memory of what `encode` did, shared by the states of one page; the page alone says what is true."""
 
     page: Page
-    entries: Mapping[UUID, bytes]
+    written: dict[UUID, tuple[Entry, bytes]]
 
 
 class PageShape:
     def fold(self, known: Folded | None, recorded: Recorded) -> Folded:
-        page = availability.evolve(known.page if known else None, recorded.event)
-        before, written = (known.page.entries, known.entries) if known else ({}, {})
-        entries = {
-            key: written[key] if before.get(key) is entry else _written(entry) for key, entry in page.entries.items()
-        }
-        return Folded(page, entries)
+        if known is None:
+            return Folded(availability.evolve(None, recorded.event), {})
+        return Folded(availability.evolve(known.page, recorded.event), known.written)
 
     def encode(self, kept: Kept[Folded]) -> bytes:
-        entries = b",".join(kept.value.entries.values())
+        page, before = kept.value
+        written = {
+            key: known if (known := before.get(key)) is not None and known[0] is entry else (entry, _written(entry))
+            for key, entry in page.entries.items()
+        }
+        before.clear()
+        before.update(written)
+        entries = b",".join([text for _, text in written.values()])
         return b'{"entries":[%b],"position":%d,"version":%d}' % (entries, kept.position, kept.version)
 
     def decode(self, name: str, document: bytes) -> Kept[Folded]:
         kept = read_page(name, document)
-        entries = {key: _written(entry) for key, entry in kept.value.entries.items()}
-        return Kept(Folded(kept.value, entries), kept.version, kept.position)
+        return Kept(Folded(kept.value, {}), kept.version, kept.position)
 
-    def lines(self, organization: str, value: Folded) -> Iterable[Line]:
+    def lines(self, organization: str, value: Folded) -> Sequence[Line]:
         return ()
 
 
@@ -239,7 +243,7 @@ class FreeTime(DocumentModel):
         super().__init__(store)
         self._opened: dict[str, tuple[bytes, Kept[Any]]] = {}
 
-    def notes(self, recorded: Recorded) -> Iterable[Line]:
+    def notes(self, recorded: Recorded) -> Sequence[Line]:
         return ()
 
     async def provider(self, organization: str, provider_id: UUID) -> Kept[Provider] | None:

@@ -7,6 +7,7 @@ position and writes rows and position at once, so two fillers can't mix, and a f
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -21,13 +22,23 @@ from projections.model import OutOfStep
 POINTER_AGE = 1.0
 _CHUNK = 1000
 
+# ARGV: part, position before, position after, prefix, how many documents, removed and added lines, then all their
+# strings as one, and the length of each as a 32-bit number. As arguments of their own they would cost the sender most
+# of its time.
 _WRITE = """
 local at = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
 if at ~= ARGV[2] then return at end
-local i = 7
-for _ = 1, tonumber(ARGV[4]) do redis.call('SET', ARGV[i], ARGV[i + 1]) i = i + 2 end
-for _ = 1, tonumber(ARGV[5]) do redis.call('ZREM', ARGV[i], ARGV[i + 1]) i = i + 2 end
-for _ = 1, tonumber(ARGV[6]) do redis.call('ZADD', ARGV[i], 0, ARGV[i + 1]) i = i + 2 end
+local prefix, strings, lengths = ARGV[4], ARGV[8], ARGV[9]
+local place, number = 1, 1
+local function next_string()
+    local length
+    length, number = struct.unpack('>I4', lengths, number)
+    place = place + length
+    return string.sub(strings, place - length, place - 1)
+end
+for _ = 1, tonumber(ARGV[5]) do redis.call('SET', prefix .. next_string(), next_string()) end
+for _ = 1, tonumber(ARGV[6]) do redis.call('ZREM', prefix .. next_string(), next_string()) end
+for _ = 1, tonumber(ARGV[7]) do redis.call('ZADD', prefix .. next_string(), 0, next_string()) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return false
 """
@@ -80,18 +91,29 @@ class RedisStore:
 
     async def write(self, change: Change, part: str, at: int, upto: int) -> None:
         prefix = await self._prefix()
-        arguments: list[Any] = [part, at, upto, len(change.documents), len(change.removed), len(change.added)]
+        strings: list[bytes] = []
         for name, document in change.documents.items():
-            arguments += (prefix + name, document)
+            strings += (name.encode(), document)
         for name, line in change.removed:
-            arguments += (prefix + name, line)
+            strings += (name.encode(), line.encode())
         for name, line in change.added:
-            arguments += (prefix + name, line)
-        found = await self._run(prefix + "positions", arguments)
+            strings += (name.encode(), line.encode())
+        found = await self._run(
+            prefix + "positions",
+            part,
+            at,
+            upto,
+            prefix,
+            len(change.documents),
+            len(change.removed),
+            len(change.added),
+            b"".join(strings),
+            struct.pack(f">{len(strings)}I", *map(len, strings)),
+        )
         if found is not None:
             raise OutOfStep(int(found))
 
-    async def _run(self, key: str, arguments: Sequence[Any]) -> Any:
+    async def _run(self, key: str, *arguments: Any) -> Any:
         if self._script is None:
             self._script = await self._client.script_load(_WRITE)
         try:
