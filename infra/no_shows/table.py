@@ -1,7 +1,7 @@
 """Reads the "medical appointment no-shows" table. In: a file, `.csv` or `.csv.gz`. Out: rows, faults, facts.
 
 A row that is not plainly right is left out and told with its line and reason; nothing is repaired. What the columns
-mean, and what the table leaves open, is in docs/decisions/0011-no-shows-table.md.
+mean, and what the table leaves open, is in docs/decisions/0030-no-shows-table.md.
 """
 
 from __future__ import annotations
