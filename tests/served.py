@@ -127,6 +127,7 @@ async def served(
     *,
     limit: RateLimit | None = None,
     patience: float = 5.0,
+    log_patience: float = 5.0,
 ) -> AsyncIterator[Served]:
     keyring = PostgresKeyring(dsn, MasterKeyFile.at(folder / "master.key"))
     client = redis.asyncio.from_url(redis_url)
@@ -140,7 +141,7 @@ async def served(
     positions, cursors = Positions(SECRET), Cursors(SECRET)
     keys = {KEY.id: KEY.public}
     try:
-        async with PostgresEventLog(dsn, keyring) as log:
+        async with PostgresEventLog(dsn, keyring, patience=log_patience) as log:
             desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays())
             writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions)
             reads = read_api.app.build(

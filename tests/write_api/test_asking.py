@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from commands.loop import HANDLERS
-from domain.ports import LogUnavailable
 from infra.http.limits import Policy, RateLimit
 from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, in_days, open_clinic
 from tests.conftest import Database
@@ -124,21 +126,32 @@ async def test_patients_and_rooms_are_registered_in_the_callers_organization(boo
 
 
 async def test_an_unreachable_log_is_503_and_then_comes_back(
-    book: Served, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+    postgres: str, database: Database, redis_server: str, tmp_path: Path
 ) -> None:
-    async def away(*told: Any, **more: Any) -> None:
-        raise LogUnavailable("away")
+    def let_in(yes: bool) -> None:
+        with psycopg.connect(postgres, autocommit=True) as owner:
+            owner.execute("UPDATE pg_database SET datallowconn = %s WHERE datname = %s", (yes, database.name))
+            if not yes:
+                owner.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database.name,)
+                )
 
-    with monkeypatch.context() as broken:
-        broken.setattr(book.log, "append", away)
-        answer = await book.post("/appointments", DESK, visit(clinic, in_days(3)))
-    is_problem(answer, 503, "unavailable")
-    assert int(answer.headers["retry-after"]) >= 1
-    assert (await book.post("/appointments", DESK, visit(clinic, in_days(3)))).status_code == 201
+    async with served(database.app, redis_server, None, tmp_path, log_patience=0.5) as book:
+        clinic = await book.clinic()
+        let_in(False)
+        for _ in range(2):
+            answer = await book.post("/appointments", DESK, visit(clinic, in_days(3)))
+            is_problem(answer, 503, "unavailable")
+            assert int(answer.headers["retry-after"]) >= 1
+        let_in(True)
+        until = time.monotonic() + 20
+        while answer.status_code == 503 and time.monotonic() < until:
+            answer = await book.post("/appointments", DESK, visit(clinic, in_days(3)))
+        assert answer.status_code == 201
 
 
 async def test_who_asks_too_often_is_told_when_to_come_back(
-    database: Database, redis_server: str, tmp_path: Any
+    database: Database, redis_server: str, tmp_path: Path
 ) -> None:
     limit = RateLimit(Policy(3, 60))
     async with served(database.app, redis_server, None, tmp_path, limit=limit) as book:
