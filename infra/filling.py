@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +30,7 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.redis import Redis
+from infra.garbage import few_collections
 from infra.troubles import CannotStart, Trouble
 from projections.diary import AppointmentDiary
 from projections.facts import Facts
@@ -48,21 +48,6 @@ _ENGINE_WITHIN: Final = 30.0
 
 class FillingFailed(Trouble):
     """The read models can't be filled now. The log has everything; they can be rebuilt from it."""
-
-
-@contextmanager
-def few_collections() -> Iterator[None]:
-    """What stands in memory now is taken to stay, and the cycle collector to find little: it would walk through
-    everything again and again, a third of a long run."""
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 1000)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from infra import wiring
 from infra.control import listen
 from infra.embedded.servers import EmbeddedServers
+from infra.garbage import few_collections
 from infra.settings import Settings
 from infra.troubles import CannotStart
 from infra.wiring import Application
@@ -43,9 +44,14 @@ async def serve(settings: Settings, announce: Announce) -> None:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, told.set)
-    async with EmbeddedServers(settings) as servers, wiring.build(settings, servers) as application:
+    async with (
+        EmbeddedServers(settings) as servers,
+        wiring.build(settings, servers) as application,
+        contextlib.AsyncExitStack() as opened,
+    ):
         if told.is_set():
             return
+        opened.enter_context(few_collections())
         listener = _listen(settings)
         port = listener.getsockname()[1]
         control = listen(servers.folder.control_socket)

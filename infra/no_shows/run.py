@@ -23,7 +23,8 @@ from infra.control import result
 from infra.desk import desk_on
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.servers import Servers
-from infra.filling import Filling, FillingFailed, few_collections
+from infra.filling import Filling, FillingFailed
+from infra.garbage import few_collections
 from infra.no_shows.checking import Check, compared
 from infra.no_shows.clinics import TIME_ZONE
 from infra.no_shows.history import Outcome, put_into_book
