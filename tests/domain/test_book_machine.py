@@ -27,7 +27,7 @@ from domain.appointment import (
     Status,
 )
 from domain.availability import BlockReason, TimeInUse, TimeReserved, UnknownBlock
-from domain.provider import BookingRules, VisitType
+from domain.provider import BookingRules, VisitType, VisitTypeSet
 from domain.refusals import Refusal
 from domain.series import Frequency, Recurrence
 from domain.slots import Diary, LostTime, PatientBusy, ResourceBusy, Wish
@@ -266,6 +266,11 @@ class SharedBook(RuleBasedStateMachine):
         again = self.book.shelf_over(owner, period)
         assert isinstance(answer_to(lambda: availability.unblock(again, owner, block_id, period)), UnknownBlock)
 
+    @rule(provider=providers, minutes=st.sampled_from([45, 75]), seats=st.sampled_from([2, 3]))
+    def change_the_group_visit(self, provider: UUID, minutes: int, seats: int) -> None:
+        changed = VisitType(id=GROUP, name="group", duration_minutes=minutes, seats=seats, approval_needed=True)
+        self.book.apply(VisitTypeSet(provider_id=provider, visit_type=changed))
+
     @rule(minutes=st.sampled_from([1, 5, 10, 60]))
     def time_passes(self, minutes: int) -> None:
         self.book.now += minutes * MINUTE
@@ -369,14 +374,11 @@ class SharedBook(RuleBasedStateMachine):
 
     def _free_again(self, state: Appointment) -> None:
         """Where nothing else stands in a time that was given back, another patient can have it."""
-        crowded = any(
-            key in {state.provider_id, *state.resources} and taken.overlaps(state.occupied)
-            for one in self._live(self.book.now)
-            for key, taken in one.occupies()
-        ) or any(
-            key in {state.provider_id, *state.resources} and period.overlaps(state.occupied)
-            for key, period, _ in self._blocks()
-        )
+        owners = {state.provider_id, *state.resources}
+        wanted = self.book.occupied(state.provider_id, state.visit_type_id, state.period.start)
+        visits = [place for one in self._live(self.book.now) for place in one.occupies()]
+        blocks = [(owner, period) for owner, period, _ in self._blocks()]
+        crowded = any(owner in owners and period.overlaps(wanted) for owner, period in visits + blocks)
         if not crowded:
             wish = Wish(
                 state.visit_type_id, CLINIC, state.period.start, patient_id=uid(0xFEE), resources=state.resources
@@ -412,6 +414,6 @@ class SharedBook(RuleBasedStateMachine):
 
 
 SharedBook.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestSharedBook = SharedBook.TestCase
