@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from domain.events import Event
 from domain.refusals import Invalid, Refusal, Unknown
@@ -31,6 +31,8 @@ TaxonomyCode = Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{9}X$")]
 LanguageTag = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-[A-Z]{2})?$")]
 CountryCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 Minutes = Annotated[int, Field(ge=0, le=24 * 60)]
+# JSON Schema's own "time" has an offset, which wall time has not.
+WallTime = Annotated[time, WithJsonSchema({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9](:00)?$"})]
 
 
 class Value(BaseModel):
@@ -96,8 +98,8 @@ class VisitType(Value):
 class WallInterval(Value):
     """Opening hours of one day, wall time. An end at or before the start is on the next day; 00:00 is midnight."""
 
-    start: time
-    end: time
+    start: WallTime
+    end: WallTime
 
     @model_validator(mode="after")
     def _plain_minutes(self) -> WallInterval:

@@ -38,8 +38,9 @@ _HEADERS: Final[list[dict[str, Any]]] = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "A UUID under which your other traces stand. `traceparent` (W3C) is taken too.",
-        "schema": {"type": "string", "format": "uuid"},
+        "description": "A UUID under which your other traces stand; what is none is ignored. `traceparent` (W3C) is "
+        "taken too.",
+        "schema": _TEXT,
     },
 ]
 _IF_MATCH: Final = {

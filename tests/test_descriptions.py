@@ -1,0 +1,150 @@
+"""What both APIs say of themselves holds: whatever fits the descriptions, or just does not, is answered as they say, and
+never with a fault of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    not_a_server_error,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+from schemathesis.specs.openapi.checks import ignored_auth, missing_required_header
+
+import read_api.app
+import write_api.app
+from infra.embedded.clickhouse import ClickHouse
+from infra.http.service import Together
+from tests.clinic import ADMIN, CHECKUP, DESK, LOCATION, in_days
+from tests.conftest import fresh_database
+from tests.served import served, token, visit
+
+EXAMPLES = 40
+
+# What `positive_data_acceptance` would ask can't be: a well-formed request for a taken hour is refused.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    missing_required_header,
+    unsupported_method,
+    ignored_auth,
+]
+
+
+@dataclass
+class Running:
+    """Both APIs behind a real server, with a clinic in which something goes on. `known` are ids that are there."""
+
+    url: str
+    known: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def running(
+    postgres: str, template: str, redis_server: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    ready, stop = threading.Event(), threading.Event()
+    told: list[Running] = []
+
+    async def serve(dsn: str, folder: Path) -> None:
+        async with served(dsn, redis_server, clickhouse, folder) as book:
+            clinic = await book.clinic(patients=2, rooms=1)
+            made = await book.post("/appointments", DESK, visit(clinic, in_days(3)))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            app = Together({"write": book.writes, "read": book.reads})
+            server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
+            server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+            serving = asyncio.create_task(server.serve())
+            while not server.started:
+                await asyncio.sleep(0.01)
+            known = {
+                "appointment_id": made.json()["appointment_id"],
+                "patient_id": str(clinic.patient),
+                "provider_id": str(clinic.provider),
+                "location_id": str(LOCATION.id),
+                "visit_type_id": str(CHECKUP.id),
+                "resource_id": str(clinic.rooms[0]),
+            }
+            told.append(Running(f"http://127.0.0.1:{port}", known))
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+            server.should_exit = True
+            await serving
+
+    with fresh_database(postgres, template) as database:
+        folder = tmp_path_factory.mktemp("described")
+        thread = threading.Thread(target=lambda: asyncio.run(serve(database.app, folder)))
+        thread.start()
+        try:
+            assert ready.wait(30), "the APIs do not start"
+            yield told[0]
+        finally:
+            stop.set()
+            thread.join()
+
+
+def put_known(part: Any, known: dict[str, str]) -> None:
+    """Ids of things that are there, in most places where an id is asked for: others are 404, and no more is seen."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name in known and isinstance(value, str) and UUID(value).int % 8:
+                part[name] = known[name]
+            else:
+                put_known(value, known)
+    elif isinstance(part, list):
+        for value in part:
+            put_known(value, known)
+
+
+bounded = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+# The descriptions need nothing of what the APIs are given.
+NOTHING: Any = None
+writes = schemathesis.openapi.from_dict(write_api.app.build(NOTHING, NOTHING, NOTHING).openapi())
+reads = schemathesis.openapi.from_dict(read_api.app.build(*[NOTHING] * 8).openapi())
+
+
+@writes.parametrize()
+@bounded
+def test_the_write_api_does_what_it_says(case: Case, running: Running) -> None:
+    holds(case, running)
+
+
+@reads.parametrize()
+@bounded
+def test_the_read_api_does_what_it_says(case: Case, running: Running) -> None:
+    holds(case, running)
+
+
+def holds(case: Case, running: Running) -> None:
+    if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
+        for part in (case.path_parameters, case.query, case.body):
+            put_known(part, running.known)
+    headers = {"Authorization": f"Bearer {token(ADMIN)}"}
+    case.call_and_validate(base_url=running.url, headers=headers, checks=CHECKS)
