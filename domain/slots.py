@@ -177,11 +177,13 @@ class Slot:
     seats_left: int = 1
 
 
-def session_of(provider_id: UUID, visit_type: VisitType, start: datetime, appointment_id: UUID) -> UUID:
-    """A group visit's session is known by provider, visit type and start, so that everybody finds the same one."""
+def session_of(
+    provider_id: UUID, location_id: UUID, visit_type: VisitType, start: datetime, appointment_id: UUID
+) -> UUID:
+    """A group visit's session is known by provider, place, visit type and start, so that everybody finds the same."""
     if visit_type.seats == 1:
         return appointment_id
-    return uuid5(_SESSIONS, f"{provider_id}/{visit_type.id}/{start.isoformat()}")
+    return uuid5(_SESSIONS, f"{provider_id}/{location_id}/{visit_type.id}/{start.isoformat()}")
 
 
 def pages_for(provider: Provider, wish: Wish) -> Sequence[PageId]:
@@ -349,7 +351,9 @@ def _conflicts(
         diary,
         visit=visit,
         occupied=occupied,
-        session_id=None if alone else session_of(diary.provider.id, visit_type, wish.start, diary.provider.id),
+        session_id=None
+        if alone
+        else session_of(diary.provider.id, wish.location_id, visit_type, wish.start, diary.provider.id),
         seats=visit_type.seats,
         resources=wish.resources,
         patient_id=wish.patient_id,
@@ -443,13 +447,13 @@ def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Sl
         asked = replace(wish, start=at)
         if next(_refusals(diary, asked, open_at[at], count), None) is None:
             visit = visit_type.visit(at)
-            yield Slot(visit, location.id, visit_type.id, _seats_left(diary, visit_type, at))
+            yield Slot(visit, location.id, visit_type.id, _seats_left(diary, location.id, visit_type, at))
 
 
-def _seats_left(diary: Diary, visit_type: VisitType, start: datetime) -> int:
+def _seats_left(diary: Diary, location_id: UUID, visit_type: VisitType, start: datetime) -> int:
     if visit_type.seats == 1:
         return 1
-    session = session_of(diary.provider.id, visit_type, start, diary.provider.id)
+    session = session_of(diary.provider.id, location_id, visit_type, start, diary.provider.id)
     entries = diary.shelf.entries(diary.provider.id, visit_type.occupied(start))
     mates = [entry for entry in entries if entry.session_id == session and entry.live(diary.now)]
     return places(mates, visit_type.seats) - len(mates)

@@ -37,7 +37,17 @@ from domain.appointment import (
 )
 from domain.availability import ReleaseReason, ReservationConfirmed, TimeReleased, TimeReserved
 from domain.events import ERASED
-from domain.provider import BookingRules, LocationSet, Mode, UnknownLocation, UnknownVisitType, VisitType, VisitTypeSet
+from domain.provider import (
+    BookingRules,
+    Location,
+    LocationSet,
+    Mode,
+    UnknownLocation,
+    UnknownVisitType,
+    VisitType,
+    VisitTypeSet,
+    WeeklyHoursPublished,
+)
 from domain.slots import (
     DayCapReached,
     NotSelfBookable,
@@ -50,6 +60,7 @@ from domain.slots import (
 from tests.domain.clinic import (
     ANNA,
     BEN,
+    BRANCH,
     BUFFERED,
     CARL,
     CHECKUP,
@@ -644,6 +655,20 @@ def test_another_session_does_not_fit_beside_a_group_visit() -> None:
 def test_one_person_takes_one_seat() -> None:
     group = a_clinic(book(at("10:00"), visit_type_id=GROUP))
     group.when(book(at("10:00"), ANNA, SECOND, visit_type_id=GROUP)).refused(PatientBusy)
+
+
+def test_a_group_meets_in_one_place() -> None:
+    """The same visit type at the same time in the branch is another session, and the provider can't be in both."""
+    branch = Location(id=BRANCH, name="Branch", time_zone="Europe/Berlin")
+    story = a_clinic(
+        LocationSet(provider_id=DOCTOR, location=branch),
+        WeeklyHoursPublished(
+            provider_id=DOCTOR, location_id=BRANCH, valid_from=date(2000, 1, 1), hours=every_day("09:00-17:00")
+        ),
+        book(at("10:00"), visit_type_id=GROUP),
+    )
+    story.when(book(at("10:00"), BEN, SECOND, visit_type_id=GROUP, location_id=BRANCH)).refused(SlotTaken)
+    story.when(book(at("10:00"), BEN, SECOND, visit_type_id=GROUP)).happened(AppointmentBooked)
 
 
 def test_a_session_that_grew_longer_does_not_reach_into_the_next_visit() -> None:

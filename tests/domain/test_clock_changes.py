@@ -13,7 +13,22 @@ from domain import slots
 from domain.appointment import AppointmentBooked
 from domain.provider import BookingRules, WallInterval, WeeklyHours, opening
 from domain.time import DAY, Period, zone
-from tests.domain.clinic import BEN, CLINIC, DOCTOR, FIRST, SECOND, a_clinic, at, book, every_day, free, hours, wish
+from tests.domain.clinic import (
+    BEN,
+    CLINIC,
+    DOCTOR,
+    FIRST,
+    MONDAY,
+    SECOND,
+    a_clinic,
+    at,
+    book,
+    every_day,
+    free,
+    hours,
+    open_on,
+    wish,
+)
 from tests.domain.test_time import ZONES
 from tests.given import Book
 
@@ -120,6 +135,15 @@ def test_late_hours_that_move_into_the_next_days_show_no_time_twice() -> None:
     found = free(berlin, wish(berlin.now), date(2026, 3, 28), date(2026, 3, 29))
     assert found == sorted(set(found))
     assert walls(found, "Europe/Berlin")[-5:] == ["01:30", "03:00", "03:30", "04:00", "04:30"]
+
+
+def test_two_days_hours_that_overlap_are_shown_in_one_order() -> None:
+    """A dated exception runs past midnight into the next day's hours, each with steps of its own."""
+    night = a_clinic(
+        open_on(MONDAY, "22:10-02:00"), weekly=every_day("01:00-04:00"), rules=BookingRules(slot_step_minutes=30)
+    )
+    found = free(night.book, wish(night.book.now), MONDAY, MONDAY + DAY)
+    assert walls(found, "Europe/Berlin")[5:12] == ["00:40", "01:00", "01:10", "01:30", "02:00", "02:30", "03:00"]
 
 
 def test_an_hour_that_happens_twice_opens_at_its_first() -> None:

@@ -18,6 +18,7 @@ from domain.provider import (
     HoursExceptionSet,
     InUse,
     Location,
+    LocationSet,
     Money,
     OverlappingHours,
     Provider,
@@ -40,6 +41,7 @@ from domain.refusals import Unknown
 from domain.resource import ResourceRetiredFromUse
 from domain.time import Period
 from tests.domain.clinic import (
+    BRANCH,
     CHECKUP,
     CLINIC,
     DOCTOR,
@@ -146,6 +148,19 @@ def test_public_holidays_close_but_an_exception_opens() -> None:
     opened = told.and_then()
     opened.book.apply(open_on(MONDAY, "10:00-11:00"))
     assert hours_on(opened.book, MONDAY) == [span("10:00", "11:00")]
+
+
+def test_holidays_of_one_place_leave_those_of_another() -> None:
+    elsewhere = Location(id=BRANCH, name="Branch", time_zone="America/New_York")
+    story = a_clinic(
+        LocationSet(provider_id=DOCTOR, location=elsewhere),
+        doctor(provider.observe_holidays, CLINIC, [Holiday(day=MONDAY, name="Founders' Day")]),
+        doctor(provider.observe_holidays, BRANCH, [Holiday(day=MONDAY + DAY, name="Harvest")]),
+    )
+    assert dict(story.book.provider(DOCTOR).holidays) == {
+        (CLINIC, MONDAY): "Founders' Day",
+        (BRANCH, MONDAY + DAY): "Harvest",
+    }
 
 
 def test_time_off_is_planned_once_and_may_be_cancelled() -> None:

@@ -237,6 +237,13 @@ def test_a_patient_is_in_one_place_at_a_time() -> None:
     story.when(book(at("10:30"), ANNA, SECOND, provider_id=COLLEAGUE)).happened(AppointmentBooked)
 
 
+def test_a_room_keeps_its_distance_too() -> None:
+    story = a_clinic(clinic(provider_id=COLLEAGUE), book(at("10:00"), resources=(ROOM,)))
+    asked = {"provider_id": COLLEAGUE, "resources": (ROOM,), "visit_type_id": BUFFERED}
+    story.when(book(at("10:30"), BEN, SECOND, **asked)).refused(ResourceBusy)
+    story.when(book(at("10:45"), BEN, SECOND, **asked)).happened(AppointmentBooked)
+
+
 def test_a_blocked_time_is_not_open() -> None:
     story = a_clinic(block(span("10:00", "11:00")))
     story.when(book(at("09:45"))).refused(TimeIsBlocked)

@@ -124,7 +124,7 @@ def entries(draw: st.DrawFn, number: int, origin: datetime, visit_type: VisitTyp
     if kind == "mate" and visit_type.seats > 1:
         # Few starts, so that sessions fill up.
         start = origin + draw(st.integers(8, 11)) * 60 * MINUTE
-        session = session_of(DOCTOR, visit_type, start, key)
+        session = session_of(DOCTOR, CLINIC, visit_type, start, key)
         return Entry(key, visit_type.visit(start), visit_type.occupied(start), session, visit_type.seats)
     held_until = now + draw(st.sampled_from([-MINUTE, 0 * MINUTE, MINUTE])) if kind == "hold" else None
     return Entry(key, visit, visit.widened(draw(quarters(0, 2)), draw(quarters(0, 2))), key, 1, held_until)
@@ -241,7 +241,7 @@ def test_the_rules_agree_with_an_oracle_that_counts_minute_by_minute(scene: Scen
     for start in grid(scene):
         told = {one.code for one in slots.refusals(scene.diary, at(scene, start))}
         occupied, visit = scene.visit_type.occupied(start), scene.visit_type.visit(start)
-        session = session_of(DOCTOR, scene.visit_type, start, uid(1))
+        session = session_of(DOCTOR, CLINIC, scene.visit_type, start, uid(1))
         local = start.astimezone(place).date()
         same_day = [one for one in visits if one.visit.start.astimezone(place).date() == local]
         same_week = [
