@@ -1,5 +1,5 @@
-"""What both APIs say of themselves holds: whatever fits the descriptions, or just does not, is answered as they say, and
-never with a fault of ours."""
+"""What both APIs say of themselves holds: whatever fits the descriptions, or just does not, is answered as they say,
+and never with a fault of ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
+from zlib import crc32
 
 import pytest
 import schemathesis
@@ -32,11 +33,14 @@ import read_api.app
 import write_api.app
 from infra.embedded.clickhouse import ClickHouse
 from infra.http.service import Together
-from tests.clinic import ADMIN, CHECKUP, DESK, LOCATION, in_days
+from tests.clinic import ADMIN, APPROVED, CHECKUP, LOCATION, VISIT_TYPES, in_days, patient_actor
 from tests.conftest import fresh_database
-from tests.served import served, token, visit
+from tests.served import at, served, token, visit
 
 EXAMPLES = 40
+
+# A booked visit, one that is asked for, and a hold.
+GOING_ON = [(CHECKUP, ""), (APPROVED, ""), (CHECKUP, "/hold")]
 
 # What `positive_data_acceptance` would ask can't be: a well-formed request for a taken hour is refused.
 CHECKS = [
@@ -54,10 +58,10 @@ CHECKS = [
 
 @dataclass
 class Running:
-    """Both APIs behind a real server, with a clinic in which something goes on. `known` are ids that are there."""
+    """Both APIs behind a real server, with a clinic in which something goes on; `known` is what is there, by name."""
 
     url: str
-    known: dict[str, str]
+    known: dict[str, list[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,11 @@ def running(
     async def serve(dsn: str, folder: Path) -> None:
         async with served(dsn, redis_server, clickhouse, folder) as book:
             clinic = await book.clinic(patients=2, rooms=1)
-            made = await book.post("/appointments", DESK, visit(clinic, in_days(3)))
+            ids = []
+            for number, (kind, step) in enumerate(GOING_ON * 3):
+                asked = visit(clinic, in_days(50 + number), visit_type_id=str(kind.id))
+                made = await book.post(f"/appointments{step}", patient_actor(clinic.patient), asked)
+                ids.append(made.json()["appointment_id"])
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
@@ -78,15 +86,19 @@ def running(
             server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
             server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
             serving = asyncio.create_task(server.serve())
-            while not server.started:
+            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
             known = {
-                "appointment_id": made.json()["appointment_id"],
-                "patient_id": str(clinic.patient),
-                "provider_id": str(clinic.provider),
-                "location_id": str(LOCATION.id),
-                "visit_type_id": str(CHECKUP.id),
-                "resource_id": str(clinic.rooms[0]),
+                "appointment_id": ids,
+                "patient_id": [str(key) for key in clinic.patients],
+                "provider_id": [str(clinic.provider)],
+                "location_id": [str(LOCATION.id)],
+                "visit_type_id": [str(kind.id) for kind in VISIT_TYPES],
+                "resource_id": [str(clinic.rooms[0])],
+                "resources": [[], [str(clinic.rooms[0])]],
+                "resource_ids": [[], [str(clinic.rooms[0])]],
+                "time_zone": ["Europe/Berlin", "Asia/Kathmandu"],
+                "as_of": [made.json()["position"]],
             }
             told.append(Running(f"http://127.0.0.1:{port}", known))
             ready.set()
@@ -106,17 +118,34 @@ def running(
             thread.join()
 
 
-def put_known(part: Any, known: dict[str, str]) -> None:
-    """Ids of things that are there, in most places where an id is asked for: others are 404, and no more is seen."""
-    if isinstance(part, dict):
-        for name, value in part.items():
-            if name in known and isinstance(value, str) and UUID(value).int % 8:
-                part[name] = known[name]
-            else:
-                put_known(value, known)
-    elif isinstance(part, list):
+def put_known(part: Any, known: dict[str, list[Any]]) -> None:
+    """What is there, in most places where an id is asked for, and times within opening hours: other ids are 404, other
+    times past or far, and no more of a request would be looked at."""
+    if isinstance(part, list):
         for value in part:
             put_known(value, known)
+    if not isinstance(part, dict):
+        return
+    for name, value in list(part.items()):
+        chance = crc32(repr((name, value)).encode())
+        choices = known.get(name, [])
+        if name == "start" and "end" not in part and isinstance(value, str) and chance % 4:
+            part[name] = at(in_days(2 + chance % 40, 8 + chance % 10, 15 * (chance % 4)))
+        elif choices and isinstance(value, type(choices[0])) and chance % 16:
+            part[name] = choices[chance // 16 % len(choices)]
+        else:
+            put_known(value, known)
+
+
+def make_likely(case: Case, known: dict[str, list[Any]]) -> None:
+    """Turn a well-formed request into one that could have been meant."""
+    for part in (case.path_parameters, case.query, case.body):
+        put_known(part, known)
+    if "Idempotency-Key" in case.headers:
+        case.headers["Idempotency-Key"] = str(uuid4())
+    for part, name in ((case.headers, "Read-After"), (case.query, "cursor")):
+        if crc32(repr(part.get(name)).encode()) % 4:
+            part.pop(name, None)
 
 
 bounded = settings(
@@ -144,7 +173,6 @@ def test_the_read_api_does_what_it_says(case: Case, running: Running) -> None:
 
 def holds(case: Case, running: Running) -> None:
     if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
-        for part in (case.path_parameters, case.query, case.body):
-            put_known(part, running.known)
+        make_likely(case, running.known)
     headers = {"Authorization": f"Bearer {token(ADMIN)}"}
     case.call_and_validate(base_url=running.url, headers=headers, checks=CHECKS)
