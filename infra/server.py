@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 import uvicorn
@@ -32,14 +32,18 @@ _GRACE = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(settings: Settings, announce: Announce) -> None:
+# Has the application before anybody else does.
+Prepare = Callable[[Application], Coroutine[Any, Any, None]]
+
+
+def run(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
     """Serve until told to stop. Raises `Trouble` when it can't start."""
     _log_to_stderr(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, announce))
+        runner.run(serve(settings, announce, prepare))
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
@@ -49,6 +53,14 @@ async def serve(settings: Settings, announce: Announce) -> None:
         wiring.build(settings, servers) as application,
         contextlib.AsyncExitStack() as opened,
     ):
+        if prepare is not None:
+            preparing = asyncio.create_task(prepare(application))
+            await asyncio.wait([preparing, asyncio.create_task(told.wait())], return_when=asyncio.FIRST_COMPLETED)
+            if preparing.done():
+                preparing.result()
+            else:
+                preparing.cancel()
+                await asyncio.wait([preparing])
         if told.is_set():
             return
         opened.enter_context(few_collections())
