@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from domain.ports import Recorded
@@ -97,6 +98,7 @@ class DocumentModel(Model):
         super().__init__()
         self.store = store
         self._known: dict[str, Kept[Any]] = {}
+        self._lines: dict[str, Sequence[Line]] = {}
 
     @abstractmethod
     def notes(self, recorded: Recorded) -> Sequence[Line]:
@@ -108,6 +110,7 @@ class DocumentModel(Model):
     def forget(self) -> None:
         super().forget()
         self._known.clear()
+        self._lines.clear()
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
         shapes = self.SHAPES
@@ -160,7 +163,10 @@ class DocumentModel(Model):
         shape = self.SHAPES[kind]
         change.documents[name] = shape.encode(kept)
         new = shape.lines(organization, kept.value)
-        old = shape.lines(organization, before.value) if before is not None else ()
+        old: Sequence[Line] = ()
+        if before is not None:
+            old = self._lines.get(name) or shape.lines(organization, before.value)
+        self._lines[name] = new
         if new != old:
             change.added += [line for line in new if line not in old]
             change.removed += [line for line in old if line not in new]
@@ -170,8 +176,9 @@ class DocumentModel(Model):
         for name, kept in now.items():
             known.pop(name, None)
             known[name] = kept
-        for name in list(known)[: max(0, len(known) - self.REMEMBERED)]:
+        for name in list(islice(known, max(0, len(known) - self.REMEMBERED))):
             del known[name]
+            self._lines.pop(name, None)
 
     async def next_generation(self) -> Self:
         return type(self)(await self.store.next_generation())
@@ -179,7 +186,7 @@ class DocumentModel(Model):
     async def take_over(self, filled: Self) -> None:
         await filled.store.go_live()
         self.store = filled.store
-        self._known = filled._known
+        self._known, self._lines = filled._known, filled._lines
         self._at = filled._at
 
     async def clean(self) -> None:

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from itertools import groupby
+from functools import cache
+from itertools import groupby, islice
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from uuid import UUID
 
@@ -237,19 +238,24 @@ def _visit(period: Period, time_zone: str, booked_at: datetime) -> dict[str, Any
 def event_row(recorded: Recorded, part: str) -> tuple[Any, ...]:
     """What is told of an event: no ids but the appointment's, and no one's words."""
     event = recorded.event
-    about = event.appointment_id if isinstance(event, AppointmentEvent | ReminderSent) else NOBODY
-    says_who = "by" in type(event).model_fields
+    about, says_who = _tells(type(event))
     return (
         recorded.position,
         recorded.organization,
         recorded.stream.partition("/")[0],
         event.NAME,
-        about,
-        str(getattr(event, "by", "")) if says_who else "",
+        event.appointment_id if about else NOBODY,  # type: ignore[attr-defined]
+        str(event.by) if says_who else "",  # type: ignore[attr-defined]
         recorded.occurred_at,
         recorded.recorded_at,
         part,
     )
+
+
+@cache
+def _tells(kind: type[Event]) -> tuple[bool, bool]:
+    """Whether an event of this kind is about one appointment, and whether it says which side acted."""
+    return issubclass(kind, AppointmentEvent | ReminderSent), "by" in kind.model_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +278,8 @@ class Facts(Model):
 
     name = "facts"
     batch = 5000
-    # Every insert makes a part that ClickHouse merges later; a few a second are healthy.
-    linger = 0.05
+    # Every insert makes a part that ClickHouse merges later, so many small ones wait a little for each other.
+    linger = 0.03
     pulse = 60.0
     REMEMBERED: ClassVar[int] = 20_000
 
@@ -350,7 +356,7 @@ class Facts(Model):
         for key, fact in now.items():
             self._known.pop(key, None)
             self._known[key] = fact
-        for key in list(self._known)[: max(0, len(self._known) - self.REMEMBERED)]:
+        for key in list(islice(self._known, max(0, len(self._known) - self.REMEMBERED))):
             del self._known[key]
         if poison is not None:
             raise poison

@@ -162,7 +162,7 @@ class Folded(NamedTuple):
     memory of what `encode` did, shared by the states of one page; the page alone says what is true."""
 
     page: Page
-    written: dict[UUID, tuple[Entry, bytes]]
+    written: dict[int, tuple[Entry, bytes]]
 
 
 class PageShape:
@@ -173,10 +173,11 @@ class PageShape:
 
     def encode(self, kept: Kept[Folded]) -> bytes:
         page, before = kept.value
-        written = {
-            key: known if (known := before.get(key)) is not None and known[0] is entry else (entry, _written(entry))
-            for key, entry in page.entries.items()
-        }
+        written: dict[int, tuple[Entry, bytes]] = {}
+        for entry in page.entries.values():
+            # Entries are never altered, so the same object was written the same way. It is kept, so its id stays its.
+            key = id(entry)
+            written[key] = before.get(key) or (entry, _written(entry))
         before.clear()
         before.update(written)
         entries = b",".join([text for _, text in written.values()])
