@@ -168,7 +168,7 @@ class Given:
 @dataclass
 class Then:
     book: Book
-    events: list[Event]
+    events: list[Any]
     refusal: Refusal | None
 
     def then(self, *expected: Event | type[Event]) -> Then:

@@ -146,7 +146,8 @@ def a_clinic(*happened: object, now: datetime = NOW, **setup: Any) -> Given:
 
 
 def wish(start: datetime, **asked: Any) -> Wish:
-    return Wish(**({"visit_type_id": CHECKUP, "location_id": CLINIC, "start": start, "patient_id": ANNA} | asked))
+    told: dict[str, Any] = {"visit_type_id": CHECKUP, "location_id": CLINIC, "start": start, "patient_id": ANNA}
+    return Wish(**(told | asked))
 
 
 def asking(appointment_id: UUID = FIRST, patient_id: UUID = ANNA, by: Party = Party.PATIENT, **more: Any) -> Request:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -257,6 +258,7 @@ def test_words_that_were_erased_meanwhile_stay_erased() -> None:
     state = asked.appointment(FIRST)
     forgotten = replace(state, arranged=state.arranged.model_copy(update={"reason": ERASED}))
     (_, booked), *_ = appointment.accept(forgotten, Party.FRONT_DESK)
+    assert isinstance(booked, AppointmentBooked)
     assert booked.reason is None
 
 
@@ -278,7 +280,7 @@ def test_staff_set_aside_a_rule_that_they_name_and_the_record_says_so() -> None:
 
 def test_a_rule_that_was_not_named_still_stands() -> None:
     strict = a_clinic(rules=BookingRules(minimum_notice_minutes=600))
-    early = {"by": Party.FRONT_DESK, "override": setting_aside("outside_opening_hours")}
+    early: dict[str, Any] = {"by": Party.FRONT_DESK, "override": setting_aside("outside_opening_hours")}
     strict.when(book(at("08:30"), **early)).refused(TooSoon)
 
 
@@ -294,7 +296,7 @@ def test_only_rules_that_were_really_broken_are_recorded() -> None:
 @pytest.mark.parametrize("code", ["slot_taken", "patient_busy", "time_blocked", "resource_busy", "mode_not_offered"])
 def test_a_conflict_can_never_be_set_aside(code: str) -> None:
     """Also not when it is named: what is not overridable stands."""
-    full = {"by": Party.FRONT_DESK, "override": setting_aside(code)}
+    full: dict[str, Any] = {"by": Party.FRONT_DESK, "override": setting_aside(code)}
     story = {
         "slot_taken": (a_clinic(book(at("10:00"))), book(at("10:00"), BEN, SECOND, **full)),
         "patient_busy": (
@@ -374,7 +376,7 @@ def test_a_move_to_where_it_is_already_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(("clock", "late"), [(at("08:00"), False), (at("08:00") + TICK, True)])
-def test_moving_needs_notice(clock: object, late: bool) -> None:
+def test_moving_needs_notice(clock: datetime, late: bool) -> None:
     strict = a_clinic(book(at("10:00")), rules=BookingRules(move_notice_minutes=120)).at(clock)
     if late:
         strict.when(move(at("14:00"))).refused(TooLateToMove)
@@ -432,7 +434,7 @@ def test_a_cancelled_visit_gives_its_time_back() -> None:
 
 
 @pytest.mark.parametrize(("clock", "late"), [(at("08:00"), False), (at("08:00") + TICK, True)])
-def test_cancelling_needs_notice(clock: object, late: bool) -> None:
+def test_cancelling_needs_notice(clock: datetime, late: bool) -> None:
     strict = a_clinic(book(at("10:00")), rules=BookingRules(cancel_notice_minutes=120)).at(clock)
     if late:
         strict.when(cancel()).refused(TooLateToCancel)
@@ -444,7 +446,7 @@ def test_cancelling_needs_notice(clock: object, late: bool) -> None:
 
 
 def test_a_hold_and_a_request_may_be_given_back_inside_the_notice() -> None:
-    strict = {"rules": BookingRules(cancel_notice_minutes=600)}
+    strict: dict[str, Any] = {"rules": BookingRules(cancel_notice_minutes=600)}
     a_clinic(hold(at("10:00")), **strict).when(cancel()).happened(AppointmentCancelled)
     a_clinic(book(at("10:00"), visit_type_id=REQUESTABLE), **strict).when(cancel()).happened(AppointmentCancelled)
 
@@ -728,7 +730,7 @@ def test_the_allowance_is_the_providers_and_not_the_rooms() -> None:
 
 def test_buffers_reach_across_midnight_utc() -> None:
     """In Tokyo 09:00 is midnight UTC: a visit at 09:00 keeps its quarter before on the page of the day before."""
-    tokyo = {"place": "Asia/Tokyo", "weekly": every_day("08:00-17:00")}
+    tokyo: dict[str, Any] = {"place": "Asia/Tokyo", "weekly": every_day("08:00-17:00")}
     tuesday = date(2026, 3, 3)
     story = a_clinic(book(at("09:00", tuesday, "Asia/Tokyo"), visit_type_id=BUFFERED), **tokyo)
     assert {page.day for page in story.book.pages() if page.resource_id == DOCTOR} == {MONDAY, tuesday}

@@ -22,6 +22,7 @@ from domain.availability import (
 )
 from domain.resource import ResourceRegistered, ResourceRetiredFromUse
 from domain.slots import SlotTaken, TimeIsBlocked
+from domain.time import Period
 from tests.domain.clinic import (
     ANNA,
     BEN,
@@ -48,10 +49,10 @@ DAY = timedelta(days=1)
 
 
 def test_a_block_stands_on_every_utc_day_that_it_covers() -> None:
-    over_night = availability.Period(at("23:00"), at("02:00", MONDAY + DAY))
+    over_night = Period(at("23:00"), at("02:00", MONDAY + DAY))
     told = a_clinic().when(block(over_night)).then(TimeBlocked, TimeBlocked)
     assert [event.day for event in told.events] == [MONDAY, MONDAY + DAY]
-    gone = told.and_then().when(unblock(availability.Period(at("23:00"), at("23:30"))))
+    gone = told.and_then().when(unblock(Period(at("23:00"), at("23:30"))))
     assert [event.day for event in gone.then(TimeUnblocked, TimeUnblocked).events] == [MONDAY, MONDAY + DAY]
 
 
@@ -100,7 +101,7 @@ def test_a_released_time_leaves_the_page_as_it_was() -> None:
     before = a_clinic(book(at("14:00"), BEN, SECOND))
     after = before.when(book(at("10:00"))).and_then().when(cancel()).happened(AppointmentCancelled).and_then()
     assert after.book.page(DOCTOR, MONDAY) == before.book.page(DOCTOR, MONDAY)
-    assert after.book.page(ANNA, MONDAY).entries == {}
+    assert after.book.entries(ANNA) == {}
 
 
 def test_releasing_twice_changes_nothing_more() -> None:
@@ -120,7 +121,7 @@ def test_a_page_takes_no_events_of_others() -> None:
 
 def test_both_shelves_name_the_same_entries() -> None:
     """The sorted one is only faster; a long block among short visits is where sorting could go wrong."""
-    long_block = availability.Period(at("09:00"), at("09:00", MONDAY + 2 * DAY))
+    long_block = Period(at("09:00"), at("09:00", MONDAY + 2 * DAY))
     story = a_clinic(
         book(at("09:00")),
         book(at("16:30"), BEN, SECOND),
@@ -132,11 +133,11 @@ def test_both_shelves_name_the_same_entries() -> None:
     for start in range(0, 3 * 24 * 60, 15):
         for length in (15, 60, 600):
             begin = at("00:00") + timedelta(minutes=start)
-            asked = availability.Period(begin, begin + timedelta(minutes=length))
+            asked = Period(begin, begin + timedelta(minutes=length))
             assert _ids(fast, asked) == _ids(plain, asked)
 
 
-def _ids(shelf: Shelf, asked: availability.Period) -> list[str]:
+def _ids(shelf: Shelf, asked: Period) -> list[str]:
     return sorted(str(entry.id) for entry in shelf.entries(DOCTOR, asked))
 
 
@@ -150,7 +151,7 @@ def test_a_sorted_shelf_sees_what_is_folded_in_later() -> None:
         shelf.apply(event)
     assert [entry.id for entry in shelf.entries(DOCTOR, span("10:00", "11:00"))] == [FIRST]
     with pytest.raises(KeyError):
-        list(shelf.entries(DOCTOR, availability.Period(at("10:00"), at("10:00", MONDAY + DAY))))
+        list(shelf.entries(DOCTOR, Period(at("10:00"), at("10:00", MONDAY + DAY))))
 
 
 @pytest.mark.parametrize("allowance", [0, 1, 2, 3])

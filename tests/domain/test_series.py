@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain import series
-from domain.appointment import AppointmentBooked, AppointmentRequested, Party
+from domain.appointment import AppointmentBooked, AppointmentRequested, Party, Request
 from domain.provider import BookingRules
 from domain.series import Frequency, Recurrence, SeriesBooked, SeriesClashes
 from domain.time import zone
@@ -140,7 +140,7 @@ def test_staff_set_a_rule_aside_for_the_whole_series() -> None:
         wishes = series.wishes(seen.provider(DOCTOR), wish(at("18:00")), WEEKLY)
         override = setting_aside("outside_opening_hours")
         requests = [
-            series.Request(series_id, ANNA, Party.FRONT_DESK, override=override, series_id=SERIES)
+            Request(series_id, ANNA, Party.FRONT_DESK, override=override, series_id=SERIES)
             for series_id in (SECOND, COLLEAGUE, BEN)
         ]
         return series.book(seen.diary_for(DOCTOR, wishes), wishes, requests, WEEKLY, SERIES, lambda *_: ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -289,7 +290,11 @@ def test_a_cap_counts_live_visits_of_the_local_day() -> None:
 
 def test_a_day_is_counted_in_the_zone_of_the_location() -> None:
     """In Tokyo 08:00 on Tuesday is still Monday in UTC, and 10:00 is Tuesday: one local day, two pages."""
-    tokyo = {"place": "Asia/Tokyo", "weekly": every_day("06:00-22:00"), "rules": BookingRules(cap_per_day=1)}
+    tokyo: dict[str, Any] = {
+        "place": "Asia/Tokyo",
+        "weekly": every_day("06:00-22:00"),
+        "rules": BookingRules(cap_per_day=1),
+    }
     tuesday = MONDAY + DAY
     capped = a_clinic(book(at("08:00", tuesday, "Asia/Tokyo")), **tokyo)
     capped.when(book(at("10:00", tuesday, "Asia/Tokyo"), BEN, SECOND)).refused(DayCapReached)
@@ -298,7 +303,11 @@ def test_a_day_is_counted_in_the_zone_of_the_location() -> None:
 
 
 def test_a_week_runs_from_monday_to_sunday_in_the_zone_of_the_location() -> None:
-    honolulu = {"place": "Pacific/Honolulu", "weekly": every_day("06:00-22:00"), "rules": BookingRules(cap_per_week=1)}
+    honolulu: dict[str, Any] = {
+        "place": "Pacific/Honolulu",
+        "weekly": every_day("06:00-22:00"),
+        "rules": BookingRules(cap_per_week=1),
+    }
     sunday = MONDAY + 6 * DAY
     capped = a_clinic(book(at("20:00", sunday, "Pacific/Honolulu")), **honolulu)  # Monday 06:00 in UTC
     capped.when(book(at("09:00", MONDAY, "Pacific/Honolulu"), BEN, SECOND)).refused(WeekCapReached)
@@ -307,7 +316,7 @@ def test_a_week_runs_from_monday_to_sunday_in_the_zone_of_the_location() -> None
 
 
 def test_a_cap_counts_a_visit_on_the_day_that_it_starts() -> None:
-    night = {"weekly": every_day("20:00-04:00"), "rules": BookingRules(cap_per_day=1)}
+    night: dict[str, Any] = {"weekly": every_day("20:00-04:00"), "rules": BookingRules(cap_per_day=1)}
     capped = a_clinic(book(at("23:30"), visit_type_id=LONG), **night)
     capped.when(book(at("21:00"), BEN, SECOND)).refused(DayCapReached)
     capped.when(book(at("02:00", MONDAY + DAY), BEN, SECOND)).happened(AppointmentBooked)
