@@ -23,7 +23,7 @@ _NONCE: Final = 12
 _SELECT = "SELECT person, wrapped FROM data_keys WHERE organization = %s AND person = ANY(%s::text[])"
 _INSERT = (
     "INSERT INTO data_keys (organization, person, wrapped) SELECT %s, person, wrapped"
-    " FROM unnest(%s::text[], %s::bytea[]) AS made(person, wrapped) ON CONFLICT DO NOTHING"
+    " FROM unnest(%s::text[], %s::bytea[]) AS made(person, wrapped) ON CONFLICT DO NOTHING RETURNING person"
 )
 _DELETE = "DELETE FROM data_keys WHERE organization = %s AND person = %s"
 
@@ -83,10 +83,7 @@ class PostgresKeyring:
         if missing:
             answer.update(await self._look_up(organization, missing))
         if create and (missing := [person for person in missing if answer[person] is None]):
-            wrapped = [await self._master.wrap(os.urandom(_KEY), _bound_to(organization, person)) for person in missing]
-            await self._connections.fetch(_INSERT, (organization, missing, wrapped))
-            # Another process may have been first: what stands in the table counts.
-            answer.update(await self._look_up(organization, missing))
+            answer.update(await self._make(organization, missing))
         return answer
 
     async def forget(self, organization: str, person: str) -> None:
@@ -100,16 +97,30 @@ class PostgresKeyring:
             self._known.move_to_end((organization, person))
         return key
 
+    async def _make(self, organization: str, persons: list[str]) -> dict[str, bytes]:
+        keys = {person: os.urandom(_KEY) for person in persons}
+        wrapped = [await self._master.wrap(key, _bound_to(organization, person)) for person, key in keys.items()]
+        rows = await self._connections.fetch(_INSERT, (organization, persons, wrapped))
+        made = {person: keys[person] for (person,) in rows}
+        self._remember(organization, made)
+        # Where another process was first, what stands in the table counts.
+        if others := [person for person in persons if person not in made]:
+            made |= await self._look_up(organization, others)
+        return made
+
     async def _look_up(self, organization: str, persons: list[str]) -> dict[str, bytes]:
         rows = await self._connections.fetch(_SELECT, (organization, persons))
         found = {
             person: await self._master.unwrap(wrapped, _bound_to(organization, person)) for person, wrapped in rows
         }
-        for person, key in found.items():
+        self._remember(organization, found)
+        return found
+
+    def _remember(self, organization: str, keys: Mapping[str, bytes]) -> None:
+        for person, key in keys.items():
             self._known[organization, person] = key
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
-        return found
 
 
 def _bound_to(organization: str, person: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
@@ -16,9 +16,33 @@ from domain.ports import LogUnavailable
 # resources, object in use, operator intervention, system error, and an internal one.
 _TRANSIENT = ("08", "25", "40", "53", "55", "57", "58", "XX")
 
+# Everything the log asks finds rows by their keys. Left to itself, the planner may choose to read a whole table while
+# that table is young and small, and keep the choice while it grows.
+POINT_LOOKUPS: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+
+_KEEPALIVE: Final = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+_SET = (
+    "SELECT set_config(wanted.name, wanted.value, false) FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)"
+    " JOIN pg_settings USING (name)"
+)
+
 
 async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
-    """An autocommit connection with the given server settings. A dead peer is noticed within some 15 seconds."""
+    """An autocommit connection with the given server settings; one that the server is too old for is left out.
+
+    Either side notices within some 15 seconds that the other is gone."""
     connection = await AsyncConnection.connect(
         dsn,
         autocommit=True,
@@ -31,8 +55,9 @@ async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
         tcp_user_timeout=15_000,
     )
     try:
-        for setting, value in settings.items():
-            await connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        names = (*settings, *_KEEPALIVE)
+        values = (*settings.values(), *_KEEPALIVE.values())
+        await connection.execute(_SET, (list(names), list(values)), prepare=False)
     except BaseException:
         await connection.close()
         raise
@@ -68,7 +93,8 @@ class Connections:
             await self._idle.pop().close()
 
     async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds."""
+        """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds, and `psycopg.Error` or
+        `UnicodeEncodeError` for what PostgreSQL does not understand."""
         # A task of its own: psycopg answers a cancellation by waiting for the server, which may be the one that hangs.
         task = asyncio.create_task(self._fetch(query, parameters))
         self._asked.add(task)
@@ -107,7 +133,7 @@ class Connections:
             pause = min(2 * pause, 1.0)
 
     async def _connect(self) -> AsyncConnection[Any]:
-        return await connect(self._dsn, self._name, statement_timeout="60s", timezone="UTC")
+        return await connect(self._dsn, self._name, statement_timeout="60s", timezone="UTC", **POINT_LOOKUPS)
 
 
 def swallow(task: asyncio.Task[Any]) -> None:

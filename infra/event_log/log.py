@@ -12,7 +12,7 @@ from infra.clock import DatabaseClock
 from infra.event_log.codec import Stored, decode, encode, person_of, persons_in
 from infra.event_log.connections import Connections
 from infra.event_log.reader import Reader, Row
-from infra.event_log.rows import Draft, author, draft
+from infra.event_log.rows import Draft, author, draft, text
 from infra.event_log.watch import Watch
 from infra.event_log.writer import Remember, Stats, Writer, saved_before
 
@@ -95,6 +95,8 @@ class PostgresEventLog:
             raise VersionConflict({name[cut:]: version for name, version in conflict.actual.items()}) from None
 
     async def remembered(self, organization: str, actor: str, key: str, body_hash: bytes) -> Saved | None:
+        for words in (organization, actor, key):
+            text(words)
         rows = await self._connections.fetch(_REMEMBERED, (organization, actor, key))
         if not rows:
             return None
@@ -107,6 +109,8 @@ class PostgresEventLog:
         self, organization: str, after: Mapping[str, int], *, upto: int | None = None
     ) -> Mapping[str, Sequence[Recorded]]:
         prefix = _prefix(organization)
+        for stream in after:
+            text(stream)
         found = await self._reader.load({prefix + stream: version for stream, version in after.items()}, upto)
         events = await self._recorded([row for rows in found for row in rows])
         answer: dict[str, Sequence[Recorded]] = {}
@@ -118,6 +122,8 @@ class PostgresEventLog:
 
     async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
         prefix = _prefix(organization)
+        for name in (first, last):
+            text(name)
         names = await self._reader.streams(prefix + first, prefix + last)
         return [name[len(prefix) :] for name in names]
 
@@ -171,6 +177,7 @@ def _prefix(organization: str) -> str:
     # A slash would let one organization name another's streams.
     if not organization or "/" in organization:
         raise Invalid("an organization's name is not empty and holds no slash")
+    text(organization)
     return organization + "/"
 
 

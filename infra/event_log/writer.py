@@ -23,7 +23,7 @@ from domain.ports import KeyReused, LogError, LogUnavailable, Saved, VersionConf
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
 from infra.event_log.arrays import byte_strings, numbers, register, texts
-from infra.event_log.connections import connect, unavailable
+from infra.event_log.connections import POINT_LOOKUPS, connect, unavailable
 from infra.event_log.rows import (
     COLUMNS,
     COPY_HEADER,
@@ -62,17 +62,6 @@ _TRACK = (
 )
 _ADVANCE = "UPDATE log_head SET position = %s, hash = %s, recorded_at = %s"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
-
-# Everything here finds single rows by their keys. Left to itself, the planner may choose to read a whole table while
-# that table is young and small, and keep the choice while it grows.
-_POINT_LOOKUPS: Final = {
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "enable_bitmapscan": "off",
-    "jit": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -301,8 +290,8 @@ class Writer:
                     await connection.execute("COMMIT")
                 self._landing(plan)
                 return
-            except (psycopg.Error, OSError) as error:
-                if isinstance(error, psycopg.Error) and not unavailable(error):
+            except (psycopg.Error, OSError, UnicodeEncodeError) as error:
+                if not unavailable(error):
                     doubtful = None
                     await self._forget_and_roll_back()
                     if len(batch) == 1:
@@ -326,10 +315,12 @@ class Writer:
                 "writer",
                 timezone="UTC",
                 lock_timeout="2s",
-                statement_timeout="20s",
+                statement_timeout="4s",
                 idle_in_transaction_session_timeout="2s",
+                # Between the statements of a pipeline a stalled writer is not idle; this knows it all the same.
+                transaction_timeout="4s",
                 synchronous_commit="on",
-                **_POINT_LOOKUPS,
+                **POINT_LOOKUPS,
             )
             register(self._connection)
             self.stats.connects += 1
@@ -538,11 +529,12 @@ def _placed(ticket: Ticket, versions: Mapping[str, int]) -> tuple[LogError | Non
     return None, placed
 
 
-def _verdict(error: psycopg.Error) -> Exception:
+def _verdict(error: Exception) -> Exception:
     """The database's own words may quote the data, so they are not passed on."""
-    if (error.sqlstate or "")[:2] in ("22", "54"):
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if isinstance(error, UnicodeEncodeError) or (state or "").startswith(("22", "54")):
         return Invalid("the log can't hold this")
-    return LogUnavailable(f"the log refused the save ({error.sqlstate})")
+    return LogUnavailable(f"the log refused the save ({state})")
 
 
 def _refuse(tickets: Iterable[Ticket], error: Exception) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ from infra.event_log.verify import verify
 from infra.event_log.writer import Writer
 from infra.keyring import PostgresKeyring
 from tests.conftest import Database
-from tests.infra.event_log.conftest import NOON, new, notes, numbers, save
+from tests.infra.event_log.conftest import NOON, new, notes, numbers, save, until
 
 
 @pytest.fixture
@@ -56,6 +57,27 @@ async def test_poison_fails_alone(log: PostgresEventLog, database: Database) -> 
     assert isinstance(answers[7], Invalid)
     assert await log.head() == 11
     assert verify(database.app).ok
+
+
+async def test_names_and_keys_that_are_no_text_fail_alone(log: PostgresEventLog) -> None:
+    asked = [notes(f"page/{n}", 0, n) for n in range(10)]
+    for words in ("a\x00", "\ud800"):
+        asked.append(save({"page/x": 0, words: 0}, new("page/x", 1)))
+        asked.append(save({"page/x": 0}, new("page/x", 1), memory=Memory(words, b"", b"")))
+        asked.append(save({"page/x": 0}, new("page/x", 1), actor=words))
+    answers = await asyncio.gather(*map(log.append, asked), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Saved] * 10 + [Invalid] * 6
+    good = asyncio.create_task(log.load("clinic", {"page/1": 0}))
+    for words in ("a\x00", "\ud800"):
+        for question in (
+            log.load("clinic", {words: 0}),
+            log.load(words, {"page/1": 0}),
+            log.streams("clinic", words, "z"),
+            log.remembered("clinic", "desk", words, b""),
+        ):
+            with pytest.raises(Invalid):
+                await question
+    assert numbers((await good)["page/1"]) == [1]
 
 
 async def test_writers_see_each_other(log: PostgresEventLog, other_log: PostgresEventLog) -> None:
@@ -198,26 +220,47 @@ async def test_an_answer_that_was_lost_is_found_again(
     assert verify(database.app).ok
 
 
+@asynccontextmanager
+async def locked(database: Database) -> AsyncIterator[None]:
+    """Somebody else holds the log's head."""
+    async with await psycopg.AsyncConnection.connect(database.superuser) as connection:
+        await connection.execute("SELECT FROM log_head FOR UPDATE")
+        yield
+
+
 async def test_a_held_lock_delays_and_then_refuses(database: Database, keyring: PostgresKeyring) -> None:
     async with PostgresEventLog(database.app, keyring, patience=0.5) as log:
         await log.append(notes("page/a", 0, 1))
-        with psycopg.connect(database.superuser) as connection:
-            connection.execute("SELECT FROM log_head FOR UPDATE")
-            with pytest.raises(LogUnavailable):
-                await log.append(notes("page/a", 1, 2))
-            with pytest.raises(LogUnavailable):
-                await log.append(notes("page/b", 0, 2))
-        log._writer._patience = 10
-        await log.append(notes("page/c", 0, 3))
+        async with locked(database):
+            for stream, version in (("page/a", 1), ("page/b", 0)):
+                with pytest.raises(LogUnavailable):
+                    await log.append(notes(stream, version, 2))
+    async with PostgresEventLog(database.app, keyring, patience=20) as log:
+        async with locked(database):
+            # Longer than a writer waits for the lock at a time.
+            waiting = asyncio.create_task(log.append(notes("page/c", 0, 3)))
+            await until(lambda: log.stats.retries > 0)
+        await waiting
     assert verify(database.app).ok
 
 
-async def test_a_stalled_writer_is_cut_off(log: PostgresEventLog, other_log: PostgresEventLog) -> None:
+@pytest.mark.parametrize("in_a_pipeline", [False, True])
+async def test_a_stalled_writer_is_cut_off(
+    log: PostgresEventLog, other_log: PostgresEventLog, in_a_pipeline: bool
+) -> None:
     await log.append(notes("page/a", 0, 1))
     connection = log._writer._connection
     assert connection is not None
-    await connection.execute("BEGIN")
-    await connection.execute("SELECT FROM log_head FOR UPDATE")
+    if in_a_pipeline:
+        connection.pgconn.enter_pipeline_mode()
+        connection.pgconn.send_query_params(b"BEGIN", None)
+        connection.pgconn.send_query_params(b"SELECT FROM log_head FOR UPDATE", None)
+        connection.pgconn.send_flush_request()
+        connection.pgconn.flush()
+    else:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM log_head FOR UPDATE")
+    other_log._writer._patience = 20
     await other_log.append(notes("page/a", 1, 2))
     await log.append(notes("page/a", 2, 3))
 
