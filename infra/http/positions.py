@@ -28,11 +28,14 @@ class Positions:
 
     def __init__(self, secret: bytes) -> None:
         key = hmac.digest(secret, b"daybook positions v1", hashlib.sha256)
-        # A single block, so ECB is the bare cipher: equal positions look equal, which is meant.
-        self._cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
+        # A single block, so ECB is the bare cipher: equal positions look equal, which is meant. No block depends on the
+        # one before it, so one context serves them all.
+        cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
+        self._encrypt = cipher.encryptor().update
+        self._decrypt = cipher.decryptor().update
 
     def show(self, position: int) -> str:
-        block = self._cipher.encryptor().update(bytes(8) + position.to_bytes(8, "big"))
+        block = self._encrypt(bytes(8) + position.to_bytes(8, "big"))
         return base64.urlsafe_b64encode(block).rstrip(b"=").decode()
 
     def read(self, text: str) -> int:
@@ -43,7 +46,7 @@ class Positions:
             block = b""
         if len(block) != _BLOCK:
             raise BadPosition("The position is not one of ours.")
-        clear = self._cipher.decryptor().update(block)
+        clear = self._decrypt(block)
         position = int.from_bytes(clear[8:], "big")
         # Also refuses what deciphers to no position at all, and a second spelling of the same bytes.
         if self.show(position) != text:
