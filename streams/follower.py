@@ -281,6 +281,37 @@ class _Follow:
             await asyncio.wait((task, told))
 
 
+class _Anew:
+    """A new generation of a model on its way from the first event."""
+
+    def __init__(self, log: EventLog, model: Model, progress: Progress | None) -> None:
+        self.model = model
+        self.position = 0
+        self._log = log
+        # A reader of its own, so that it does not pull the others' window back to the start.
+        self._feed = Feed(log)
+        self._progress = progress
+
+    async def fill(self) -> None:
+        """Apply everything that the log holds by now."""
+        total = await self._log.head()
+        while batch := await self._feed.after(self.position, self.model.batch):
+            await self.model.apply(batch)
+            self.position = batch[-1].position
+            if self._progress is not None:
+                await self._progress(self.position, max(total, self.position))
+
+
+async def rebuilt(log: EventLog, model: Model, progress: Progress | None = None) -> int:
+    """Fill a model anew that nobody follows, swap, and remove the old rows; return the position. Raises as
+    `Follower.rebuild` does, and then the old rows go on serving."""
+    anew = _Anew(log, await model.next_generation(), progress)
+    await anew.fill()
+    await model.take_over(anew.model)
+    await model.clean()
+    return anew.position
+
+
 class Follower:
     """Fills `models` from `log` while it is open: `async with Follower(log, models) as follower`.
 
@@ -361,32 +392,19 @@ class Follower:
     async def _rebuild(self, follow: _Follow, progress: Progress | None) -> int:
         # It would take the new rows for left-overs.
         await follow.no_cleaning()
-        filled = await follow.model.next_generation()
-        # A reader of its own, so that it does not pull the others' window back to the start.
-        feed = Feed(self._log)
-        position = 0
-
-        async def fill() -> None:
-            nonlocal position
-            total = await self._log.head()
-            while batch := await feed.after(position, filled.batch):
-                await filled.apply(batch)
-                position = batch[-1].position
-                if progress is not None:
-                    await progress(position, max(total, position))
-
-        await fill()
+        anew = _Anew(self._log, await follow.model.next_generation(), progress)
+        await anew.fill()
         async with follow.turn:
             # The model stands still, so what is left is little.
-            await fill()
-            await follow.model.take_over(filled)
+            await anew.fill()
+            await follow.model.take_over(anew.model)
             follow.astray()
         if follow.state is State.FAILED:
             await follow.stop()
             follow.state, follow.error, follow.failed_at = State.STARTING, None, None
             follow.start()
         self._clean_soon(follow)
-        return position
+        return anew.position
 
     def _clean_soon(self, follow: _Follow) -> None:
         follow.cleaning = asyncio.create_task(self._clean_later(follow))

@@ -1,0 +1,148 @@
+"""`daybook projections`: see how far the read models are, and fill them anew from the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra.cli._options import data_option, json_option
+from infra.cli._progress import watch
+from infra.control import Progress, Result, ask, result
+from infra.embedded.data_folder import DataFolder
+from infra.settings import Settings
+from infra.troubles import NotRunning, Trouble
+
+MODELS = ("diary", "free_time", "facts")
+
+
+@click.group("projections")
+def command() -> None:
+    """See how far the read models are, and fill them anew from the log.
+
+    diary and free_time are in Redis, facts in ClickHouse. A running Daybook does the work; where none runs, what is
+    needed is started.
+    """
+
+
+@command.command("status")
+@data_option
+@json_option
+def status_command(data: Path | None, as_json: bool) -> None:
+    """Say of each read model what it is doing and how far it is.
+
+    `waiting` tries again by itself; `failed` stands before an event that it can't take, and needs a rebuild. Exit code
+    1 when a model has failed.
+    """
+    settings = Settings.load(data=data)
+    try:
+        found = result(_folder(settings), "projections")["models"]
+    except NotRunning:
+        found = next(step for step in _alone(settings, _look) if isinstance(step, Result))["models"]
+    if as_json:
+        click.echo(json.dumps({"models": found}))
+    else:
+        for one in found:
+            trouble = f"  {one['error']} at {one['failed_at']}" if one["failed_at"] else f"  {one['error'] or ''}"
+            rebuilding = "  rebuilding" if one["rebuilding"] else ""
+            click.echo(
+                f"{one['model']:<10} {one['state']:<10} at {one['position']:,} of {one['head']:,}{rebuilding}{trouble}"
+            )
+    if any(one["state"] == "failed" for one in found):
+        raise click.exceptions.Exit(1)
+
+
+@command.command("rebuild")
+@click.option(
+    "--model", "wanted", multiple=True, type=click.Choice(MODELS), help="Only this one; may be given again. [all]"
+)
+@data_option
+@json_option
+def rebuild_command(wanted: tuple[str, ...], data: Path | None, as_json: bool) -> None:
+    """Fill read models anew from the first event. The old rows serve until the new ones are whole."""
+    settings = Settings.load(data=data)
+    done = []
+    for model in wanted or MODELS:
+        try:
+            ended = watch(ask(_folder(settings), "rebuild", model=model), f"rebuilding {model}")
+        except NotRunning:
+            ended = watch(_alone(settings, _rebuild, model), f"rebuilding {model}")
+        done.append(dict(ended))
+        if not as_json:
+            click.echo(f"{model:<10} rebuilt, at {ended['position']:,}")
+    if as_json:
+        click.echo(json.dumps({"rebuilt": done}))
+
+
+def _folder(settings: Settings) -> DataFolder:
+    if not settings.data.exists():
+        raise Trouble(f"There is no data at {settings.data.absolute()} yet. Start Daybook with `daybook serve`.")
+    return DataFolder.open(settings.data)
+
+
+def _alone(settings: Settings, job: Any, *arguments: Any) -> Iterator[Progress | Result]:
+    """Do a job in this process, on servers started for it; yields what it yields."""
+    from infra.embedded.servers import Servers  # noqa: PLC0415 - help must not wait for it
+
+    with Servers(settings, claim="projections") as servers, asyncio.Runner() as runner:
+        steps = job(servers, *arguments)
+
+        async def next_step() -> Progress | Result | None:
+            step: Progress | Result | None = await anext(steps, None)
+            return step
+
+        try:
+            while (step := runner.run(next_step())) is not None:
+                yield step
+        finally:
+            runner.run(steps.aclose())
+
+
+async def _look(servers: Any) -> AsyncIterator[Progress | Result]:
+    from infra.desk import log_on  # noqa: PLC0415
+    from infra.filling import models_on  # noqa: PLC0415
+
+    async with (
+        log_on(servers.folder, servers.postgres) as log,
+        models_on(servers.folder, servers.clickhouse) as (_, models),
+    ):
+        head = await log.head()
+        found = [
+            {
+                "model": model.name,
+                "state": "stopped",
+                "position": position,
+                "head": head,
+                "lag": head - position,
+                "error": None,
+                "failed_at": None,
+                "events_per_second": 0.0,
+                "rebuilding": False,
+            }
+            for model in models
+            for position in [await model.position()]
+        ]
+    yield Result(models=found)
+
+
+async def _rebuild(servers: Any, name: str) -> AsyncIterator[Progress | Result]:
+    from infra.desk import log_on  # noqa: PLC0415
+    from infra.filling import models_on  # noqa: PLC0415
+    from infra.garbage import few_collections  # noqa: PLC0415
+    from streams.follower import rebuilt, told  # noqa: PLC0415
+
+    async with (
+        log_on(servers.folder, servers.postgres) as log,
+        models_on(servers.folder, servers.clickhouse) as (_, models),
+    ):
+        model = next(one for one in models if one.name == name)
+        with few_collections():
+            async for step in told(lambda progress: rebuilt(log, model, progress)):
+                if isinstance(step, tuple):
+                    yield {"what": f"rebuilding {name}", "done": step[0], "total": step[1]}
+                else:
+                    yield Result(model=name, position=step)

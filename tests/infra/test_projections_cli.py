@@ -1,0 +1,40 @@
+"""`daybook projections`, beside a running server and alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.infra.test_cli import run, serving
+
+NAMES = ["diary", "free_time", "facts"]
+
+
+def models(data: Path) -> dict[str, dict[str, object]]:
+    told = run("projections", "status", "--json", "--data", str(data))
+    assert told.returncode == 0, told.stderr
+    return {one["model"]: one for one in json.loads(told.stdout)["models"]}
+
+
+def test_read_models_are_looked_at_and_rebuilt_with_and_without_a_server(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    nothing = run("projections", "status", "--data", str(data))
+    assert nothing.returncode != 0
+    assert "no data" in nothing.stderr
+    with serving(data):
+        assert run("demo", "--data", str(data)).returncode == 0
+        rebuilt = run("projections", "rebuild", "--json", "--data", str(data))
+        assert rebuilt.returncode == 0, rebuilt.stderr
+        done = json.loads(rebuilt.stdout)["rebuilt"]
+        assert [one["model"] for one in done] == NAMES
+        served = models(data)
+        head = served["diary"]["head"]
+        assert [one["position"] for one in done] == [head] * 3
+        assert [served[name]["state"] for name in NAMES] == ["following"] * 3
+
+    alone = models(data)
+    assert [(alone[name]["state"], alone[name]["position"]) for name in NAMES] == [("stopped", head)] * 3
+    one = run("projections", "rebuild", "--model", "facts", "--data", str(data))
+    assert (one.returncode, one.stdout.split()[0]) == (0, "facts"), one.stderr
+    assert {one["position"] for one in models(data).values()} == {head}
+    assert run("projections", "rebuild", "--model", "another", "--data", str(data)).returncode == 2
