@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
@@ -19,9 +19,9 @@ from commands.loop import APPOINTMENT, PATIENT, PROVIDER, Command, Decision, Rea
 from domain import access, appointment, patient, provider, reminder, slots
 from domain.access import Actor
 from domain.appointment import Change, Outcome, Party, Request
-from domain.availability import PageId, Shelf
+from domain.availability import PageEvent, PageId, Shelf, page_stream
 from domain.events import Event
-from domain.patient import PatientRegistered
+from domain.patient import Patient, PatientRegistered
 from domain.provider import (
     BookingRules,
     BookingRulesSet,
@@ -192,6 +192,7 @@ async def record_past_visits(command: RecordPastVisits, reading: Reading, actor:
             "refused": refused,
         },
         history.moments,
+        history.folded(),
     )
 
 
@@ -229,6 +230,8 @@ class _History:
         self._providers = providers
         self._shelf = shelf
         self._met = met
+        self._new: set[UUID] = set()
+        self._written: set[PageId] = set()
         self._open: dict[date, list[tuple[datetime, int]]] = {}
 
     def record(self, visit: PastVisit) -> None:
@@ -236,13 +239,16 @@ class _History:
         changes = self._booked(visit)
         if visit.patient_id not in self._met:
             self._met.add(visit.patient_id)
+            self._new.add(visit.patient_id)
             self._add(
                 visit.booked_at,
                 patient.stream(visit.patient_id),
                 PatientRegistered(patient_id=visit.patient_id, reference=visit.reference, background=visit.background),
             )
         for stream, event in changes:
-            self._shelf.apply(event)
+            if isinstance(event, PageEvent):
+                self._shelf.apply(event)
+                self._written.add((event.resource_id, event.day))
             self._add(visit.booked_at, stream, event)
         state = appointment.evolve(None, changes[0][1])
         if visit.reminded_at is not None:
@@ -255,6 +261,11 @@ class _History:
         end = appointment.complete(state, Outcome.DONE, over) if visit.came else appointment.did_not_come(state, over)
         for stream, event in end:
             self._add(over, stream, event)
+
+    def folded(self) -> dict[str, Any]:
+        """What the next batch asks for again. A visit that has ended is not asked for."""
+        pages = {page_stream(*page): self._shelf.page(page) for page in self._written}
+        return pages | {patient.stream(key): Patient(key) for key in self._new}
 
     def _add(self, moment: datetime, stream: str, event: Event) -> None:
         self.changes.append((stream, event))

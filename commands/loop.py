@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -97,11 +97,14 @@ def fold_of(stream: str) -> Callable[[Any, Event], Any]:
 class Decision:
     """What a handler decided: changes to save together, and the answer to give.
 
-    Events are true from now on, unless `occurred_at` says since when: one instant for each change (past visits)."""
+    Events are true from now on, unless `occurred_at` says since when: one instant for each change (past visits).
+    `folded` are states after the changes, by stream, where the handler has folded them itself; then these alone are
+    kept for the next command."""
 
     changes: Sequence[tuple[str, Event]]
     answer: Mapping[str, Any] = field(default_factory=dict)
     occurred_at: Sequence[datetime] | None = None
+    folded: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,11 @@ class Desk:
 
     def _keep(self, organization: str, reading: Reading, decision: Decision) -> None:
         """What was saved is folded into the cache, so that the next command on it needs no read."""
+        if decision.folded is not None:
+            written = Counter(stream for stream, _ in decision.changes)
+            for stream, state in decision.folded.items():
+                self.cache.put(organization, stream, reading.expected[stream] + written[stream], state)
+            return
         versions = dict(reading.expected)
         states = dict(reading.states)
         for stream, event in decision.changes:

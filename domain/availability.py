@@ -182,6 +182,10 @@ class Shelf:
         page = self._pages[resource_id, day]
         return iter(() if page is None else page.entries.values())
 
+    def page(self, page: PageId) -> Page | None:
+        """One page as it stands; None for one never written. Raises `KeyError` for a page that was not read."""
+        return self._pages[page]
+
     def apply(self, event: Event) -> None:
         """Fold a page event in, so that the next decision of the same save sees it."""
         if isinstance(event, PageEvent):

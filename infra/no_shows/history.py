@@ -92,19 +92,18 @@ async def _one_clinic(
     outcome.clinics += 1
     outcome.providers += len(opened.providers)
     in_order = sorted(rows, key=lambda row: (row.scheduled, row.line))
+    # After a kill the first batches are there, and need not be decided again to find that out.
+    begun = True
     for start in range(0, len(in_order), batch):
         part = in_order[start : start + batch]
         command = _recorded(opened, part)
         key = _key(command)
-        answer = await _patiently(partial(_asked, desk, command, organization, key))
+        answer = await _patiently(partial(desk.answered, command, ACTOR, organization, key)) if begun else None
+        if answer is None:
+            begun = False
+            answer = await _patiently(partial(desk.handle, command, ACTOR, organization, key=key, purpose=PURPOSE))
         _tell(outcome, answer, part, command)
         progress(len(part))
-
-
-async def _asked(desk: Desk, command: RecordPastVisits, organization: str, key: str) -> Answer:
-    # Asked first: after a kill most batches are there, and need not be decided to find that out.
-    said = await desk.answered(command, ACTOR, organization, key)
-    return said or await desk.handle(command, ACTOR, organization, key=key, purpose=PURPOSE)
 
 
 def _recorded(opened: OpenClinic, rows: Sequence[Row]) -> RecordPastVisits:
