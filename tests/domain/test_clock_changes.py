@@ -241,7 +241,8 @@ def test_opening_hours_never_overlap_and_never_run_backwards(
     assert all(period.start < period.end for period in found)
     assert all(one.end <= other.start for one, other in pairwise(found))
     total = sum((period.length for period in found), timedelta())
-    assert total <= timedelta(minutes=sum(piece.length_minutes for piece in pieces)) + HOUR
+    # Troll puts its clocks back by two hours, which is the most that any of these zones adds to a day.
+    assert total <= timedelta(minutes=sum(piece.length_minutes for piece in pieces)) + 2 * HOUR
 
 
 @settings(max_examples=60, deadline=None)
