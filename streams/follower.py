@@ -32,6 +32,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # The old generation stays for readers elsewhere that have not heard of the new one yet.
 _GRACE = 5.0
 _RATE_OVER = 10.0
+_END_WITHIN = 15.0
 
 _log = logging.getLogger("daybook.follower")
 
@@ -162,8 +163,12 @@ class _Follow:
     async def stop(self) -> None:
         self.stopping.set()
         if self.task is not None:
-            # A batch under way is finished: what runs in a thread can't be broken off.
-            await asyncio.wait((self.task,))
+            # A batch under way is finished; a store that hangs is not waited for.
+            _, late = await asyncio.wait((self.task,), timeout=_END_WITHIN)
+            if late:
+                _log.warning("%s does not come to an end and is broken off", self.model.name)
+                self.task.cancel()
+                await asyncio.wait(late)
             self.task = None
         if self.state is not State.FAILED:
             self.state = State.STOPPED

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
+import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -13,6 +18,8 @@ from clickhouse_connect.driver.client import Client
 from redis.asyncio import Redis
 
 from domain.ports import LogError, LogUnavailable, Recorded
+from infra.embedded.data_folder import DataFolder
+from infra.embedded.redis import Redis as RedisServer
 from projections.diary import AppointmentDiary
 from projections.documents import DocumentModel
 from projections.facts import Facts
@@ -283,6 +290,36 @@ async def test_all_models_in_their_real_stores(live_views: Redis, analytics: tup
 
 async def facts_rows(client: Client, database: str) -> int:
     return int(client.query(f"SELECT uniqExact(position) FROM {database}.events").result_rows[0][0])
+
+
+async def test_redis_killed_and_started_again(log: MemoryLog) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="daybook-redis-", dir="/tmp"))
+    server = RedisServer(DataFolder.open(folder))
+    server.ensure_running()
+    events = list(log.events)
+    in_memory = AppointmentDiary(MemoryStore())
+    try:
+        async with Redis.from_url(server.url) as client:
+            in_redis = FreeTime(RedisStore(client, "free_time"))
+            with growing(log, 100) as more:
+                async with Follower(log, [in_memory, in_redis]) as follower:
+                    assert await follower.caught_up(5)
+                    assert server.pid is not None
+                    os.kill(server.pid, signal.SIGKILL)
+                    await until(lambda: not server.alive())
+                    more(100)
+                    assert await follower.wait_until("diary", 200, 5)
+                    await until(lambda: follower.last_known()[1].state is State.WAITING)
+                    server.ensure_running()
+                    more(len(events))
+                    assert await follower.caught_up(20)
+            whole = FreeTime(RedisStore(client, "whole"))
+            await whole.apply(events)
+            found = await everything(client, "daybook:free_time:1:")
+            assert found == await everything(client, "daybook:whole:1:")
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def test_a_flush_is_noticed_while_nothing_happens(log: MemoryLog, live_views: Redis) -> None:
