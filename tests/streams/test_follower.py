@@ -26,6 +26,7 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.memory import MemoryStore
 from projections.redis_store import RedisStore
+from streams import follower as follower_file
 from streams.follower import AlreadyRebuilding, Feed, Follower, State, UnknownModel, told
 from tests.projections.histories import at_random, written
 from tests.projections.story import MemoryLog
@@ -168,6 +169,7 @@ async def test_an_event_that_cant_be_taken_stops_its_model_in_the_open(
         assert await follower.wait_until("diary", len(events), 5)
         assert await follower.wait_until("choking", 149, 5)
         assert await state_of(follower, "choking") == (State.FAILED, "ZeroDivisionError", 150)
+        assert [status.position for status in follower.last_known()] == [149, len(events)]
         # Everything before it is there, and it is neither skipped nor tried again and again.
         await applied_whole(choking, events[:149])
         reads = log.reads
@@ -235,7 +237,12 @@ async def test_progress_is_told_as_it_goes(log: MemoryLog) -> None:
     assert steps == [(len(log.events), len(log.events)), len(log.events)]
 
 
-async def test_a_window_shared_by_some_shows_each_the_whole_log() -> None:
+@pytest.mark.parametrize(("bite", "window"), [(10, 37), (1, 1), (500, 10_000)])
+async def test_a_window_shared_by_some_shows_each_the_whole_log(
+    bite: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_file, "_BITE", bite)
+    monkeypatch.setattr(follower_file, "_WINDOW", window)
     log = written(at_random(2, 400))
     feed = Feed(log)
     feed_positions: dict[int, list[int]] = {}
