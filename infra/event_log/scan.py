@@ -12,8 +12,9 @@ from psycopg.pq import ExecStatus
 
 from infra.event_log.rows import COLUMNS, COPY_HEADER
 
-_POSITION: Final = Struct(">q")
-_RECORDED_AT: Final = Struct(">q")
+# Where the first column, the position, stands in a row v1; the last, recorded_at, is its last eight bytes.
+INT8: Final = Struct(">q")
+POSITION_AT: Final = 4
 _ROWS: Final = f"COPY (SELECT {', '.join(COLUMNS)} FROM events WHERE position > {{}} AND position <= {{}}"  # noqa: S608
 
 # A tuple is the count of its fields, row v1, and the field hash; every field starts with its length.
@@ -62,14 +63,14 @@ def row_and_hash(data: bytes) -> tuple[bytes, bytes]:
 
 def position_in(row: bytes) -> int:
     """The position in a row v1."""
-    return int(_POSITION.unpack_from(row, 4)[0])
+    return int(INT8.unpack_from(row, POSITION_AT)[0])
 
 
 def recorded_at_in(row: bytes) -> int:
     """The last column of a row v1, in microseconds since 2000-01-01Z."""
-    return int(_RECORDED_AT.unpack_from(row, len(row) - 8)[0])
+    return int(INT8.unpack_from(row, len(row) - 8)[0])
 
 
 def with_position(row: bytes, position: int) -> bytes:
     """The row v1 as it would be at another position."""
-    return row[:4] + _POSITION.pack(position) + row[12:]
+    return row[:POSITION_AT] + INT8.pack(position) + row[POSITION_AT + 8 :]
