@@ -13,7 +13,7 @@ from domain.access import Role
 from domain.appointment import FHIR_STATUS, CancellationReason, DeclineReason, Outcome, Party, Status
 from domain.provider import Mode, Money
 from projections.diary import AppointmentRow, HistoryLine
-from read_api.asking import Asked, unknown
+from read_api.asking import Asked
 from read_api.describing import answers
 from read_api.parameters import AsOf
 
@@ -89,9 +89,7 @@ async def read_appointment(appointment_id: UUID, asked: Asked, as_of: AsOf = Non
     """An appointment, and what happened to it, in sentences. A patient sees their own."""
     asked.may("read_appointment")
     book = await asked.book(as_of, asked.library.diary)
-    row = await book.appointment(appointment_id)
-    if row is None or (asked.actor.role is Role.PATIENT and row.patient_id != asked.actor.patient_id):
-        raise unknown(appointment_id)
+    row = asked.own(await book.appointment(appointment_id), appointment_id)
     lines = await book.history(appointment_id)
     found = AppointmentWithHistory.model_validate(
         {**shown(row, book.now), "history": [_entry(asked, line) for line in lines]}

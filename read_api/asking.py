@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from domain import access, patient
-from domain.access import Actor
+from domain.access import Actor, Role
 from domain.availability import Page
 from domain.ports import Clock, EventLog
 from domain.provider import Provider
@@ -209,6 +209,12 @@ class Asking:
         found = await self.library.log.load(self.organization, {stream: 0}, upto=book.position or None)
         if not found[stream]:
             raise unknown(patient_id)
+
+    def own(self, row: AppointmentRow | None, appointment_id: UUID) -> AppointmentRow:
+        """An appointment that the asker may see. Raises `Unknown` for none, and for another patient's alike."""
+        if row is None or (self.actor.role is Role.PATIENT and row.patient_id != self.actor.patient_id):
+            raise unknown(appointment_id)
+        return row
 
     def answer(self, content: BaseModel, position: int, *, version: int | None = None, whole: bool = False) -> Response:
         """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already."""

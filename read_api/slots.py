@@ -125,6 +125,9 @@ async def read_slots(
         UUID | None, Query(description="whose other visits stand in the way too; a patient's own id otherwise")
     ] = None,
     resource_ids: Annotated[list[UUID], Query(max_length=8, description="rooms and devices to be free as well")] = [],  # noqa: B006
+    moving: Annotated[
+        UUID | None, Query(description="an appointment that would leave its time: it does not stand in its own way")
+    ] = None,
     explain: Annotated[bool, Query(description="say of `start`, with one provider, why it is not free")] = False,
     start: Annotated[When | None, Query(description="the time to be explained")] = None,
     limit: Annotated[int, Query(ge=1, le=PROVIDERS, description="How many providers to look at in one page.")] = 20,
@@ -142,8 +145,11 @@ async def read_slots(
         patient_id = patient_id or asked.actor.patient_id
     if patient_id is not None:
         require_patient(asked.actor, patient_id)
-    book = await asked.book(as_of, asked.library.free_time)
-    wanted = Wanted(visit_type_id, location_id, mode, patient_id, tuple(dict.fromkeys(resource_ids)), asked)
+    book = await asked.book(as_of, asked.library.free_time, *([asked.library.diary] if moving else []))
+    if moving is not None:
+        asked.own(await book.appointment(moving), moving)
+    resources = tuple(dict.fromkeys(resource_ids))
+    wanted = Wanted(visit_type_id, location_id, mode, patient_id, resources, moving, asked)
     if explain:
         found = await _explain(book, wanted, provider_id, start)
         return asked.answer(Slots(slots=[], next=None, explanation=found), book.position)
@@ -167,6 +173,7 @@ class Wanted:
     mode: Mode | None
     patient_id: UUID | None
     resources: tuple[UUID, ...]
+    moving: UUID | None
     asked: Asking
 
     def wish(self, provider: Provider, location: Location, start: datetime) -> Wish:
@@ -178,6 +185,7 @@ class Wanted:
             mode=self.mode or visit_type_of(provider, self.visit_type_id).modes[0],
             patient_id=self.patient_id,
             resources=self.resources,
+            moving=self.moving,
             by_patient=self.asked.actor.role is Role.PATIENT,
         )
 

@@ -130,11 +130,14 @@ async def test_a_hold_that_has_ended_reads_as_lapsed(book: Served) -> None:
     one = held.json()["appointment_id"]
     now = (await book.get(f"/appointments/{one}", DESK)).json()
     assert (now["status"], now["held_until"]) == ("held", held.json()["held_until"])
+    page, day = f"/resources/{clinic.provider}/page", {"date": at(in_days(3))[:10]}
+    assert len((await book.get(page, DESK, params=day)).json()["entries"]) == 1
     ahead = book.reads.state.library.clock
     offset = ahead._offset
     try:
         ahead._offset = offset + 61
         later = (await book.get(f"/appointments/{one}", DESK)).json()
+        assert (await book.get(page, DESK, params=day)).json()["entries"] == []
     finally:
         ahead._offset = offset
     assert (later["status"], later["fhir_status"], later["held_until"]) == ("lapsed", "cancelled", None)

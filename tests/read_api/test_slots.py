@@ -105,6 +105,18 @@ async def test_a_patients_own_visits_stand_in_the_way(book: Served) -> None:
     is_problem(await book.get("/slots", patient_actor(clinic.patients[1]), params=foreign), 404, "unknown")
 
 
+async def test_a_visit_on_the_move_does_not_stand_in_its_own_way(book: Served, clinic: Clinic) -> None:
+    made = await book.post("/appointments", DESK, visit(clinic, in_days(3, 12)))
+    one = made.json()["appointment_id"]
+    patient, later = patient_actor(clinic.patient), at(in_days(3, 12, 15))
+    assert later not in await starts(book, asking(clinic), patient)
+    assert later in await starts(book, asking(clinic, moving=one), patient)
+    assert (await book.post(f"/appointments/{one}/move", patient, {"start": later})).status_code == 200
+    foreign = asking(clinic, moving=one)
+    is_problem(await book.get("/slots", patient_actor(clinic.patients[1]), params=foreign), 404, "unknown")
+    is_problem(await book.get("/slots", DESK, params=asking(clinic, moving=str(uuid4()))), 404, "unknown")
+
+
 async def test_rooms_are_to_be_free_as_well(book: Served, clinic: Clinic) -> None:
     scan = asking(clinic, visit_type_id=str(SCAN.id))
     assert await starts(book, scan) == []
