@@ -238,33 +238,28 @@ async def test_progress_is_told_as_it_goes(log: MemoryLog) -> None:
 
 
 @pytest.mark.parametrize(("bite", "window"), [(10, 37), (1, 1), (500, 10_000)])
+@pytest.mark.parametrize(
+    "walkers", [[(0, 7)], [(0, 7), (0, 5)], [(0, 7), (0, 100), (50, 3), (200, 33), (300, 10), (100, 1000)]]
+)
 async def test_a_window_shared_by_some_shows_each_the_whole_log(
-    bite: int, window: int, monkeypatch: pytest.MonkeyPatch
+    walkers: list[tuple[int, int]], bite: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower_file, "_BITE", bite)
     monkeypatch.setattr(follower_file, "_WINDOW", window)
     log = written(at_random(2, 400))
     feed = Feed(log)
-    feed_positions: dict[int, list[int]] = {}
 
-    async def walk(number: int, start: int, step: int) -> None:
-        at = start
-        seen = feed_positions[number] = []
+    async def walk(at: int, step: int) -> list[int]:
+        seen: list[int] = []
         while batch := await feed.after(at, step):
             seen += [one.position for one in batch]
             at = batch[-1].position
             await asyncio.sleep(0)
+        return seen
 
-    await asyncio.gather(
-        *(
-            walk(number, start, step)
-            for number, (start, step) in enumerate(
-                [(0, 7), (0, 100), (50, 3), (200, 33), (len(log.events) - 1, 10), (100, 1000)]
-            )
-        )
-    )
-    for number, start in enumerate((0, 0, 50, 200, len(log.events) - 1, 100)):
-        assert feed_positions[number] == list(range(start + 1, len(log.events) + 1))
+    walked = await asyncio.gather(*(walk(start, step) for start, step in walkers))
+    for (start, _), seen in zip(walkers, walked, strict=True):
+        assert seen == list(range(start + 1, len(log.events) + 1))
 
 
 async def test_all_models_in_their_real_stores(live_views: Redis, analytics: tuple[Client, Client, str]) -> None:
