@@ -330,6 +330,7 @@ async def move_appointment(command: MoveAppointment, reading: Reading, actor: Ac
     if wish.by_patient and provider.id != state.provider_id:
         raise NotAllowed("please call the clinic to see another provider", action="move_appointment")
     resources = await _resources(reading, wish.resources)
+    left = provider if provider.id == state.provider_id else await reading.get(PROVIDER, state.provider_id)
     shelf = await reading.pages([*state.pages(), *slots.pages_for(provider, wish)])
     changes = appointment.move(
         state,
@@ -337,10 +338,9 @@ async def move_appointment(command: MoveAppointment, reading: Reading, actor: Ac
         wish,
         by=actor.party,
         reason=command.reason,
+        notice_minutes=left.rules.move_notice_minutes,
         override=command.override,
-        video_url=video_url(reading)
-        if wish.mode is Mode.TELEMEDICINE and state.mode is not Mode.TELEMEDICINE
-        else None,
+        video_url=video_url(reading) if wish.mode is Mode.TELEMEDICINE else None,
     )
     return _changed(changes, state)
 
@@ -366,13 +366,13 @@ async def cancel_appointment(command: CancelAppointment, reading: Reading, actor
 @handles(CheckInPatient)
 async def check_in_patient(command: CheckInPatient, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
-    return _changed(appointment.check_in(state), state)
+    return _changed(appointment.check_in(state, reading.now), state)
 
 
 @handles(StartVisit)
 async def start_visit(command: StartVisit, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
-    return _changed(appointment.start(state), state)
+    return _changed(appointment.start(state, reading.now), state)
 
 
 @handles(CompleteVisit)

@@ -245,7 +245,8 @@ def _observed(state: Provider, observed: ObservedHolidays, reading: Reading) -> 
     known = reading.desk.holidays.between(
         country, observed.subdivision or location.subdivision, observed.first, observed.last
     )
-    return provider.observe_holidays(state, location.id, [Holiday(day=one.date, name=one.name) for one in known])
+    days = [Holiday(day=one.date, name=one.name) for one in known]
+    return provider.observe_holidays(state, location.id, observed.first, observed.last, days)
 
 
 async def _visits_in(provider_id: UUID, period: Period, reading: Reading) -> list[str]:

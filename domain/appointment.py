@@ -4,7 +4,7 @@ In: decisions asked for by commands, with the provider's diary as it was read. O
 stream that it belongs to: the appointment's own event and one on every page that gains or loses time, saved together or
 not at all. Nothing is read or written here.
 
-FHIR R4 words: held is `pending`, requested `proposed`, checked in `checked-in`, in progress `arrived`, completed
+FHIR R4 words: held is `pending`, requested `proposed`, checked in `checked-in`, in progress and completed
 `fulfilled`, entered in error `entered-in-error`.
 """
 
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from domain import availability
 from domain.availability import ReleaseReason
-from domain.events import ERASED, Event, Personal
+from domain.events import ERASED, Erased, Event, Personal
 from domain.provider import Mode, Money, Value, visit_type_of
 from domain.refusals import Refusal
 from domain.slots import (
@@ -34,7 +34,7 @@ from domain.slots import (
     refusals,
     session_of,
 )
-from domain.time import MINUTE, Instant, Period
+from domain.time import DAY, MINUTE, Instant, Period
 
 Change = tuple[str, Event]
 
@@ -58,7 +58,7 @@ FHIR_STATUS = {
     Status.REQUESTED: "proposed",
     Status.BOOKED: "booked",
     Status.CHECKED_IN: "checked-in",
-    Status.IN_PROGRESS: "arrived",
+    Status.IN_PROGRESS: "fulfilled",
     Status.COMPLETED: "fulfilled",
     Status.NO_SHOW: "noshow",
     Status.CANCELLED: "cancelled",
@@ -177,6 +177,8 @@ class HoldLapsed(AppointmentEvent):
 
 
 class AppointmentRescheduled(AppointmentEvent):
+    """What holds from now on, all of it; `video_url` too, none for a visit in person."""
+
     NAME: ClassVar[str] = "AppointmentRescheduled.v1"
     location_id: UUID
     visit_type_id: UUID
@@ -187,6 +189,7 @@ class AppointmentRescheduled(AppointmentEvent):
     session_id: UUID
     seats: int = 1
     resources: tuple[UUID, ...] = ()
+    fee: Money | None = None
     previous: Period
     previous_provider_id: UUID
     reason: MoveReason
@@ -247,6 +250,7 @@ class Appointment:
     fee: Money | None
     series_id: UUID | None
     held_until: datetime | None
+    video_url: str | Erased | None
     arranged: Arranged
 
     def occupies(self) -> Iterator[tuple[UUID, Period]]:
@@ -300,6 +304,8 @@ def evolve(state: Appointment | None, event: Event) -> Appointment:
                 session_id=event.session_id,
                 seats=event.seats,
                 resources=event.resources,
+                fee=event.fee,
+                video_url=event.video_url,
             )
         case _ if type(event) in _STATUS_AFTER:
             return replace(state, status=_STATUS_AFTER[type(event)])
@@ -324,6 +330,7 @@ def _arranged(event: Arranged, status: Status, held_until: datetime | None = Non
         fee=event.fee,
         series_id=event.series_id,
         held_until=held_until,
+        video_url=event.video_url,
         arranged=event,
     )
 
@@ -424,7 +431,9 @@ def book_held(
             patient_id=state.patient_id,
             ignoring=state.id,
         ):
-            raise lost
+            # A hold within the overbooking allowance was let in as one.
+            if not lost.overridable:
+                raise lost
     kind = AppointmentRequested if approval_needed and by is Party.PATIENT else AppointmentBooked
     return [(stream(state.id), _again(kind, state, by)), *_confirmed(state)]
 
@@ -463,16 +472,21 @@ def move(
     *,
     by: Party,
     reason: MoveReason,
+    notice_minutes: int,
     override: Override | None = None,
     video_url: str | None = None,
 ) -> list[Change]:
-    """Free the old time and take the new one, in one save. `diary` is of the provider that the visit moves to."""
+    """Free the old time and take the new one, in one save.
+
+    `diary` is of the provider that the visit moves to, `notice_minutes` the rule of the one that it leaves. The fee
+    changes with the visit type alone. `video_url` is for a visit that had no link before.
+    """
     if state.status is not Status.BOOKED:
         raise WrongStatus(state, "moved")
     visit_type = visit_type_of(diary.provider, wish.visit_type_id)
     wish = replace(wish, moving=state.id, patient_id=state.patient_id, by_patient=by is Party.PATIENT)
-    approved = (state.provider_id, state.visit_type_id) == (diary.provider.id, wish.visit_type_id)
-    if wish.by_patient and visit_type.approval_needed and not approved:
+    same_kind = (state.provider_id, state.visit_type_id) == (diary.provider.id, wish.visit_type_id)
+    if wish.by_patient and visit_type.approval_needed and not same_kind:
         raise NotSelfBookable("this visit type is approved by the clinic first; ask for it anew")
     visit, occupied = visit_type.visit(wish.start), visit_type.occupied(wish.start)
     asked = (diary.provider.id, wish.location_id, wish.visit_type_id, wish.mode, visit, wish.resources)
@@ -485,8 +499,7 @@ def move(
         state.resources,
     ):
         raise NothingToMove("the appointment is at this time already")
-    minutes = diary.provider.rules.move_notice_minutes
-    broken = _notice(state, by, diary.now, minutes, TooLateToMove, "moving", override)
+    broken = _notice(state, by, diary.now, notice_minutes, TooLateToMove, "moving", override)
     broken += check(diary, wish, override)
     event = AppointmentRescheduled(
         appointment_id=state.id,
@@ -501,12 +514,13 @@ def move(
         session_id=session_of(diary.provider.id, wish.location_id, visit_type, wish.start, state.id),
         seats=visit_type.seats,
         resources=wish.resources,
+        fee=state.fee if same_kind else visit_type.fee,
         previous=state.period,
         previous_provider_id=state.provider_id,
         reason=reason,
         by=by,
         override=_used(override, broken),
-        video_url=video_url if wish.mode is Mode.TELEMEDICINE else None,
+        video_url=_link(state, video_url) if wish.mode is Mode.TELEMEDICINE else None,
     )
     moved = evolve(state, event)
     return [(stream(state.id), event), *_released(state, ReleaseReason.MOVED), *_reserved(moved, None)]
@@ -535,16 +549,24 @@ def cancel(
     return [(stream(state.id), event), *_released(state, ReleaseReason.CANCELLED)]
 
 
-def check_in(state: Appointment) -> list[Change]:
+def check_in(state: Appointment, now: datetime) -> list[Change]:
     if state.status is not Status.BOOKED:
         raise WrongStatus(state, "checked in")
+    _refuse_days_ahead(state, now)
     return [(stream(state.id), PatientCheckedIn(**_who(state)))]
 
 
-def start(state: Appointment) -> list[Change]:
+def start(state: Appointment, now: datetime) -> list[Change]:
     if state.status not in {Status.BOOKED, Status.CHECKED_IN}:
         raise WrongStatus(state, "started")
+    _refuse_days_ahead(state, now)
     return [(stream(state.id), VisitStarted(**_who(state)))]
+
+
+def _refuse_days_ahead(state: Appointment, now: datetime) -> None:
+    """A patient may be early by hours, not by days: then it is another visit that is meant."""
+    if now < state.period.start - DAY:
+        raise TooEarly("the visit is not due yet", start=state.period.start)
 
 
 def complete(state: Appointment, outcome: Outcome, now: datetime, note: str | None = None) -> list[Change]:
@@ -648,6 +670,11 @@ def _again(kind: type[Arranged], state: Appointment, by: Party) -> Arranged:
     told = {name: getattr(state.arranged, name) for name in Arranged.model_fields}
     told |= {name: None for name in Arranged.SEALED_FIELDS if told[name] is ERASED}
     return kind(**{**told, "by": by})
+
+
+def _link(state: Appointment, made: str | None) -> str | None:
+    known = state.video_url
+    return made if known is None or isinstance(known, Erased) else known
 
 
 def _take(event: Arranged, held_until: datetime | None) -> list[Change]:

@@ -136,7 +136,10 @@ class WeeklyHours(Value):
 
 
 class BookingRules(Value):
-    """Times are minutes. Caps count live visits by the local day or week in which they start; None is no cap."""
+    """Times are minutes. Caps count live visits by the local day or week in which they start; None is no cap.
+
+    `overbooking_allowance` is how many sessions may overlap one more at an instant, when staff override `slot_taken`
+    with a reason; it never shows as free."""
 
     minimum_notice_minutes: Annotated[int, Field(ge=0, le=365 * 24 * 60)] = 0
     horizon_days: Annotated[int, Field(ge=1, le=1100)] = 365
@@ -224,10 +227,14 @@ class HoursExceptionCleared(ProviderEvent):
 
 
 class PublicHolidaysObserved(ProviderEvent):
-    """The location closes on these local days. They are kept here as they were known, so that history replays alike."""
+    """The location closes on these local days, of those from `first` to `last`; other days are as they were before.
+
+    They are kept here as they were known, so that history replays alike."""
 
     NAME: ClassVar[str] = "PublicHolidaysObserved.v1"
     location_id: UUID
+    first: date
+    last: date
     holidays: tuple[Holiday, ...]
 
 
@@ -303,7 +310,11 @@ def evolve(state: Provider | None, event: Event) -> Provider:
             gone = (event.location_id, event.day)
             return replace(state, exceptions={key: kept for key, kept in state.exceptions.items() if key != gone})
         case PublicHolidaysObserved():
-            others = {key: name for key, name in state.holidays.items() if key[0] != event.location_id}
+            others = {
+                key: name
+                for key, name in state.holidays.items()
+                if key[0] != event.location_id or not event.first <= key[1] <= event.last
+            }
             observed = {(event.location_id, holiday.day): holiday.name for holiday in event.holidays}
             return replace(state, holidays={**others, **observed})
         case TimeOffPlanned():
@@ -378,9 +389,14 @@ def clear_hours_exception(state: Provider, location_id: UUID, day: date) -> Hour
     return HoursExceptionCleared(provider_id=state.id, location_id=location_id, day=day)
 
 
-def observe_holidays(state: Provider, location_id: UUID, holidays: Sequence[Holiday]) -> PublicHolidaysObserved:
+def observe_holidays(
+    state: Provider, location_id: UUID, first: date, last: date, holidays: Sequence[Holiday]
+) -> PublicHolidaysObserved:
+    """Close on these holidays, which are all there are from `first` to `last`, both included."""
     location_of(state, location_id)
-    return PublicHolidaysObserved(provider_id=state.id, location_id=location_id, holidays=tuple(holidays))
+    return PublicHolidaysObserved(
+        provider_id=state.id, location_id=location_id, first=first, last=last, holidays=tuple(holidays)
+    )
 
 
 def plan_time_off(state: Provider, time_off_id: UUID, period: Period, reason: TimeOffReason) -> TimeOffPlanned:

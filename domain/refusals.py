@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class Refusal(Exception):
-    """`code` is stable and machine-readable; `details` are JSON-ready and become members of the problem."""
+    """`code` is stable and machine-readable; `details`, plain values and instants, become members of the problem."""
 
     code: ClassVar[str] = "refused"
     status: ClassVar[int] = 409

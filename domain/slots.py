@@ -103,12 +103,15 @@ class ResourceRetired(BookingRefused):
 
 
 class LostTime(BookingRefused):
-    """Something occupies the time. `entries` stay inside; the answer carries periods, never another patient."""
+    """Something occupies the time. The answer carries periods, never another patient.
+
+    Overridable only where the provider's overbooking allowance still has room."""
 
     overridable = False
 
-    def __init__(self, message: str, occupied: Sequence[Period] = ()) -> None:
+    def __init__(self, message: str, occupied: Sequence[Period] = (), *, overridable: bool = False) -> None:
         super().__init__(message, occupied=[{"start": one.start, "end": one.end} for one in occupied])
+        self.overridable = overridable
 
 
 class SlotTaken(LostTime):
@@ -372,20 +375,26 @@ def conflicts(
     patient_id: UUID | None,
     ignoring: UUID | None,
 ) -> Iterator[LostTime]:
-    """What occupies the time of the provider, of the resources, or of the patient. `session_id` is a group visit's."""
+    """What occupies the time of the provider, of the resources, or of the patient. `session_id` is a group visit's.
+
+    A provider's time that is taken, but not beyond the overbooking allowance, is one that staff may override."""
     provider, shelf, now = diary.provider, diary.shelf, diary.now
-    stands = in_the_way(
-        shelf,
-        provider.id,
-        occupied,
-        now=now,
-        session_id=session_id,
-        seats=seats,
-        allowance=provider.rules.overbooking_allowance,
-        ignoring=ignoring,
-    )
-    if stands:
-        yield _lost(stands, session_id)
+
+    def stands_with(allowance: int) -> Sequence[Entry]:
+        return in_the_way(
+            shelf,
+            provider.id,
+            occupied,
+            now=now,
+            session_id=session_id,
+            seats=seats,
+            allowance=allowance,
+            ignoring=ignoring,
+        )
+
+    if stands := stands_with(0):
+        allowance = provider.rules.overbooking_allowance
+        yield _lost(stands, session_id, overridable=allowance > 0 and not stands_with(allowance))
     for key in resources:
         if entries := in_the_way(shelf, key, occupied, now=now, session_id=session_id, seats=seats, ignoring=ignoring):
             yield ResourceBusy("a room or device is in use then", _periods(entries))
@@ -393,12 +402,12 @@ def conflicts(
         yield PatientBusy("the patient has another visit then", _periods(entries))
 
 
-def _lost(stands: Sequence[Entry], session: UUID | None) -> LostTime:
+def _lost(stands: Sequence[Entry], session: UUID | None, *, overridable: bool) -> LostTime:
     if stands[0].block is not None:
         return TimeIsBlocked("this time is not open for visits", _periods(stands))
     if session is not None and all(entry.session_id == session for entry in stands):
         return SessionFull("every place of this group visit is taken", _periods(stands))
-    return SlotTaken("this time is taken", _periods(stands))
+    return SlotTaken("this time is taken", _periods(stands), overridable=overridable)
 
 
 def _periods(entries: Sequence[Entry]) -> Sequence[Period]:

@@ -194,7 +194,7 @@ def _arranged(known: Document | None, recorded: Recorded, event: Arranged) -> Do
         "cancelled_by": None,
         "created_at": known["created_at"] if known else at,
         "decline_reason": None,
-        "fee": {"amount": event.fee.amount, "currency": event.fee.currency} if event.fee else None,
+        "fee": _fee(event.fee),
         "held_until": event.held_until if isinstance(event, AppointmentHeld) else None,
         "location_id": event.location_id,
         "mode": str(event.mode),
@@ -218,8 +218,13 @@ def _arranged(known: Document | None, recorded: Recorded, event: Arranged) -> Do
     }
 
 
+def _fee(fee: Money | None) -> Document | None:
+    return {"amount": fee.amount, "currency": fee.currency} if fee else None
+
+
 def _visit(event: AppointmentRescheduled) -> Document:
     return {
+        "fee": _fee(event.fee),
         "location_id": event.location_id,
         "mode": str(event.mode),
         "occupied": _ends(event.occupied),

@@ -42,6 +42,7 @@ from domain.appointment import (
 )
 from domain.events import Event
 from domain.ports import Recorded
+from domain.provider import Money
 from domain.reminder import ReminderSent
 from domain.time import Period, zone
 from projections.model import Model, Poison
@@ -184,6 +185,7 @@ def fold(known: Fact | None, recorded: Recorded) -> Fact:
                 "visit_type_id": event.visit_type_id,
                 "mode": event.mode.value,
                 "moved": known.moved + 1,
+                **_fee(event.fee),
                 "overridden": known.overridden or event.override is not None,
             }
         case AppointmentCancelled():
@@ -214,11 +216,14 @@ def _arranged(known: Fact | None, recorded: Recorded, event: Arranged) -> Fact:
         no_show=False,
         completed=False,
         overridden=(known is not None and known.overridden) or event.override is not None,
-        fee_amount=event.fee.amount if event.fee else None,
-        fee_currency=event.fee.currency if event.fee else "",
+        **_fee(event.fee),
         version=recorded.version,
         position=recorded.position,
     )
+
+
+def _fee(fee: Money | None) -> dict[str, Any]:
+    return {"fee_amount": fee.amount if fee else None, "fee_currency": fee.currency if fee else ""}
 
 
 def _visit(period: Period, time_zone: str, booked_at: datetime) -> dict[str, Any]:

@@ -44,6 +44,8 @@ PLACE = Location(id=LOCATION.id, name="Shore Practice", time_zone="America/Los_A
 OPENING = datetime(2026, 1, 20, 22, tzinfo=UTC)
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 
+OVERBOOK = {"rules": ["slot_taken"], "reason": "urgent_need"}
+
 _runs = count(1)
 
 
@@ -131,6 +133,7 @@ def machine(rivals: Rivals) -> type[RuleBasedStateMachine]:
                 "visit_type_id": str(visit_type.id),
                 "start": (OPENING + timedelta(minutes=15 * quarter)).isoformat(),
                 "resources": [str(self.clinic.rooms[0])] if visit_type is SCAN else [],
+                "override": OVERBOOK,
             }
 
         @rule(
@@ -167,7 +170,7 @@ def machine(rivals: Rivals) -> type[RuleBasedStateMachine]:
             for visit, name, quarter in changes:
                 body: dict[str, Any] = {"appointment_id": visit}
                 if name == "MoveAppointment":
-                    body["start"] = (OPENING + timedelta(minutes=15 * quarter)).isoformat()
+                    body |= {"start": (OPENING + timedelta(minutes=15 * quarter)).isoformat(), "override": OVERBOOK}
                 commands.append((name, body))
             rivals.rush(self.organization, self.now, commands)
 

@@ -219,6 +219,7 @@ def move(
             wanted,
             by=by,
             reason=MoveReason.PATIENT_REQUEST,
+            notice_minutes=seen.provider(state.provider_id).rules.move_notice_minutes,
             override=override,
             video_url=video_url,
         )

@@ -493,11 +493,11 @@ def no_show(seen: Book) -> list[Change]:
 
 
 def check_in(seen: Book) -> list[Change]:
-    return appointment.check_in(seen.appointment(FIRST))
+    return appointment.check_in(seen.appointment(FIRST), seen.now)
 
 
 def start(seen: Book) -> list[Change]:
-    return appointment.start(seen.appointment(FIRST))
+    return appointment.start(seen.appointment(FIRST), seen.now)
 
 
 def in_error(seen: Book) -> list[Change]:
@@ -698,12 +698,23 @@ def test_a_session_whose_places_became_fewer_takes_no_more_than_them() -> None:
 # Overbooking
 
 
+OVERBOOK = appointment.Override(rules=("slot_taken",), reason=OverrideReason.URGENT_NEED)
+
+
 @pytest.mark.parametrize("allowance", [0, 1, 2])
 def test_overbooking_goes_as_far_as_the_allowance_and_no_further(allowance: int) -> None:
-    story = a_clinic(rules=BookingRules(overbooking_allowance=allowance))
-    for number in range(allowance + 1):
-        story = story.when(book(at("10:00"), uid(20 + number), uid(30 + number))).and_then()
+    story = a_clinic(book(at("10:00"), uid(20), uid(30)), rules=BookingRules(overbooking_allowance=allowance))
+    for number in range(1, allowance + 1):
+        story = story.when(book(at("10:00"), uid(20 + number), uid(30 + number), override=OVERBOOK)).and_then()
+    story.when(book(at("10:00"), BEN, SECOND, override=OVERBOOK)).refused(SlotTaken)
+
+
+def test_an_overbooked_time_is_neither_shown_nor_booked_without_a_reason() -> None:
+    story = a_clinic(book(at("10:00")), rules=BookingRules(overbooking_allowance=1))
+    assert at("10:00") not in free(story.book, wish(at("10:00"), patient_id=None))
     story.when(book(at("10:00"), BEN, SECOND)).refused(SlotTaken)
+    told = story.when(book(at("10:00"), BEN, SECOND, override=OVERBOOK)).happened(AppointmentBooked)
+    assert [event.override for event in told.events if isinstance(event, AppointmentBooked)] == [OVERBOOK]
 
 
 def test_the_allowance_counts_what_is_under_way_at_one_instant() -> None:
@@ -713,16 +724,18 @@ def test_the_allowance_counts_what_is_under_way_at_one_instant() -> None:
         book(at("10:30"), uid(21), uid(31)),
         rules=BookingRules(overbooking_allowance=1),
     )
-    both = story.when(book(at("10:00"), BEN, SECOND, visit_type_id=LONG)).happened(AppointmentBooked).and_then()
-    both.when(book(at("10:30"), CARL, THIRD)).refused(SlotTaken)
+    beside = book(at("10:00"), BEN, SECOND, visit_type_id=LONG, override=OVERBOOK)
+    both = story.when(beside).happened(AppointmentBooked).and_then()
+    both.when(book(at("10:30"), CARL, THIRD, override=OVERBOOK)).refused(SlotTaken)
 
 
 def test_the_allowance_is_the_providers_and_not_the_rooms() -> None:
     story = a_clinic(book(at("10:00"), resources=(ROOM,)), rules=BookingRules(overbooking_allowance=1))
-    refusal = story.when(book(at("10:00"), BEN, SECOND, resources=(ROOM,))).refusal
+    refusal = story.when(book(at("10:00"), BEN, SECOND, resources=(ROOM,), override=OVERBOOK)).refusal
     assert refusal is not None
     assert refusal.code == "resource_busy"
-    story.when(book(at("10:00"), BEN, SECOND, resources=(OTHER_ROOM,))).happened(AppointmentBooked)
+    other = book(at("10:00"), BEN, SECOND, resources=(OTHER_ROOM,), override=OVERBOOK)
+    story.when(other).happened(AppointmentBooked)
 
 
 # Midnight UTC

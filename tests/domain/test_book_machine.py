@@ -30,7 +30,7 @@ from domain.availability import BlockReason, TimeInUse, TimeReserved, UnknownBlo
 from domain.provider import BookingRules, VisitType, VisitTypeSet
 from domain.refusals import Refusal
 from domain.series import Frequency, Recurrence
-from domain.slots import Diary, LostTime, PatientBusy, ResourceBusy, Wish
+from domain.slots import Diary, LostTime, OverrideReason, PatientBusy, ResourceBusy, Wish
 from domain.time import DAY, MINUTE, Period
 from tests.domain.clinic import ANNA, BEN, CARL, CLINIC, COLLEAGUE, DOCTOR, ROOM, clinic, every_day, rooms, uid
 from tests.given import Book, answer_to
@@ -57,6 +57,9 @@ which = st.integers(0, 30)
 parties = st.sampled_from([Party.PATIENT, Party.FRONT_DESK])
 
 CONFLICTS = {"slot_taken", "session_full", "time_blocked", "patient_busy", "resource_busy"}
+
+
+OVERBOOK = appointment.Override(rules=("slot_taken",), reason=OverrideReason.URGENT_NEED)
 
 
 class SharedBook(RuleBasedStateMachine):
@@ -99,7 +102,9 @@ class SharedBook(RuleBasedStateMachine):
         wish = Wish(kind, CLINIC, start, patient_id=patient, resources=along)
         diary = self._diary(provider, wish, skew)
         decide = appointment.hold if hold else appointment.book
-        request = Request(self._new_id(), patient, by)
+        # Staff always insist, so that whatever the allowance lets in is let in.
+        override = None if by is Party.PATIENT else OVERBOOK
+        request = Request(self._new_id(), patient, by, override)
         self._ask(lambda: decide(diary, wish, request), diary, wish)
 
     @precondition(lambda self: any(one.visit_type_id == GROUP for one in self.book.appointments()))
@@ -171,7 +176,17 @@ class SharedBook(RuleBasedStateMachine):
         )
         diary = self._diary(provider, wish, skew)
         self._ask(
-            lambda: appointment.move(state, diary, wish, by=Party.FRONT_DESK, reason=MoveReason.OTHER), diary, wish
+            lambda: appointment.move(
+                state,
+                diary,
+                wish,
+                by=Party.FRONT_DESK,
+                reason=MoveReason.OTHER,
+                notice_minutes=0,
+                override=OVERBOOK,
+            ),
+            diary,
+            wish,
         )
 
     @precondition(lambda self: self.book.appointments())
@@ -228,7 +243,7 @@ class SharedBook(RuleBasedStateMachine):
     def attend(self, number: int) -> None:
         state = self._pick(number, Status.BOOKED)
         if state is not None:
-            self.book.apply(appointment.check_in(state))
+            self.book.apply(appointment.check_in(state, state.period.start))
 
     @rule(
         start=starts,
@@ -370,7 +385,9 @@ class SharedBook(RuleBasedStateMachine):
             for key, taken in one.occupies()
             if key == owner and taken.overlaps(wanted)
         ]
-        return blocked or len(standing) > ALLOWANCE.get(owner, 0)
+        # Without a reason given, the first visit takes the time whatever the allowance.
+        allowance = 0 if refusal.overridable else ALLOWANCE.get(owner, 0)
+        return blocked or len(standing) > allowance
 
     def _free_again(self, state: Appointment) -> None:
         """Where nothing else stands in a time that was given back, another patient can have it."""

@@ -108,7 +108,12 @@ EXAMPLES: list[Event] = [
     ),
     appointment.HoldLapsed(**WHO, held_until=START),
     appointment.AppointmentRescheduled(
-        **WHO, **WHERE, previous=VISIT, previous_provider_id=uid(10), reason=appointment.MoveReason.CLINIC_CLOSED
+        **WHO,
+        **WHERE,
+        fee=FEE,
+        previous=VISIT,
+        previous_provider_id=uid(10),
+        reason=appointment.MoveReason.CLINIC_CLOSED,
     ),
     appointment.AppointmentCancelled(
         **WHO,
@@ -140,7 +145,11 @@ EXAMPLES: list[Event] = [
     provider.HoursExceptionSet(provider_id=uid(3), location_id=uid(4), day=DAY, hours=hours("10:00-11:00")),
     provider.HoursExceptionCleared(provider_id=uid(3), location_id=uid(4), day=DAY),
     provider.PublicHolidaysObserved(
-        provider_id=uid(3), location_id=uid(4), holidays=(provider.Holiday(day=DAY, name="Founders' Day"),)
+        provider_id=uid(3),
+        location_id=uid(4),
+        first=DAY,
+        last=DAY,
+        holidays=(provider.Holiday(day=DAY, name="Founders' Day"),),
     ),
     provider.TimeOffPlanned(
         provider_id=uid(3), time_off_id=uid(12), period=VISIT, reason=provider.TimeOffReason.TRAINING

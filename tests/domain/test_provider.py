@@ -140,8 +140,12 @@ def test_a_dated_exception_stands_instead_of_the_weekly_hours_until_it_is_cleare
 
 
 def test_public_holidays_close_but_an_exception_opens() -> None:
-    christmas = [Holiday(day=MONDAY, name="Founders' Day")]
-    told = a_clinic().when(doctor(provider.observe_holidays, CLINIC, christmas)).then(PublicHolidaysObserved)
+    founders = [Holiday(day=MONDAY, name="Founders' Day")]
+    told = (
+        a_clinic()
+        .when(doctor(provider.observe_holidays, CLINIC, MONDAY, MONDAY + DAY, founders))
+        .then(PublicHolidaysObserved)
+    )
     known = told.and_then().book.provider(DOCTOR)
     assert provider.opening(known, known.locations[CLINIC], MONDAY).closed_because == "public_holiday"
     assert hours_on(told.and_then().book, MONDAY + DAY) == [span("09:00", "17:00", MONDAY + DAY)]
@@ -150,12 +154,25 @@ def test_public_holidays_close_but_an_exception_opens() -> None:
     assert hours_on(opened.book, MONDAY) == [span("10:00", "11:00")]
 
 
+def test_observing_one_span_leaves_the_holidays_of_another() -> None:
+    def observe(day: date, *holidays: Holiday) -> Any:
+        return doctor(provider.observe_holidays, CLINIC, day, day + 6 * DAY, holidays)
+
+    later = MONDAY + 7 * DAY
+    story = a_clinic(
+        observe(MONDAY, Holiday(day=MONDAY, name="Founders' Day")), observe(later, Holiday(day=later, name="Harvest"))
+    )
+    assert set(story.book.provider(DOCTOR).holidays) == {(CLINIC, MONDAY), (CLINIC, later)}
+    corrected = story.when(observe(MONDAY)).and_then()
+    assert set(corrected.book.provider(DOCTOR).holidays) == {(CLINIC, later)}
+
+
 def test_holidays_of_one_place_leave_those_of_another() -> None:
     elsewhere = Location(id=BRANCH, name="Branch", time_zone="America/New_York")
     story = a_clinic(
         LocationSet(provider_id=DOCTOR, location=elsewhere),
-        doctor(provider.observe_holidays, CLINIC, [Holiday(day=MONDAY, name="Founders' Day")]),
-        doctor(provider.observe_holidays, BRANCH, [Holiday(day=MONDAY + DAY, name="Harvest")]),
+        doctor(provider.observe_holidays, CLINIC, MONDAY, MONDAY, [Holiday(day=MONDAY, name="Founders' Day")]),
+        doctor(provider.observe_holidays, BRANCH, MONDAY, MONDAY + DAY, [Holiday(day=MONDAY + DAY, name="Harvest")]),
     )
     assert dict(story.book.provider(DOCTOR).holidays) == {
         (CLINIC, MONDAY): "Founders' Day",
@@ -187,7 +204,7 @@ def test_a_withdrawn_visit_type_is_unknown() -> None:
         doctor(provider.publish_weekly_hours, uid(1), WeeklyHours(), MONDAY),
         doctor(provider.set_hours_exception, uid(1), MONDAY, ()),
         doctor(provider.clear_hours_exception, uid(1), MONDAY),
-        doctor(provider.observe_holidays, uid(1), ()),
+        doctor(provider.observe_holidays, uid(1), MONDAY, MONDAY, ()),
     ],
 )
 def test_hours_belong_to_a_place_that_the_provider_has(decision: Decision) -> None:

@@ -74,6 +74,8 @@ DAY = timedelta(days=1)
 HOLIDAY = PublicHolidaysObserved(
     provider_id=DOCTOR,
     location_id=UUID(int=0xC11),
+    first=MONDAY,
+    last=MONDAY,
     holidays=(Holiday(day=MONDAY, name="Founders' Day"),),
 )
 

@@ -239,7 +239,8 @@ def test_the_rules_agree_with_an_oracle_that_counts_minute_by_minute(scene: Scen
     }
     visits = [entry for entry in on_page[DOCTOR].values() if entry.block is None]
     for start in grid(scene):
-        told = {one.code for one in slots.refusals(scene.diary, at(scene, start))}
+        said = [one for one in slots.refusals(scene.diary, at(scene, start)) if isinstance(one, slots.BookingRefused)]
+        told = {one.code for one in said}
         occupied, visit = scene.visit_type.occupied(start), scene.visit_type.visit(start)
         session = session_of(DOCTOR, CLINIC, scene.visit_type, start, uid(1))
         local = start.astimezone(place).date()
@@ -249,8 +250,11 @@ def test_the_rules_agree_with_an_oracle_that_counts_minute_by_minute(scene: Scen
         ]
         assert ("day_cap_reached" in told) is (rules.cap_per_day is not None and len(same_day) >= rules.cap_per_day)
         assert ("week_cap_reached" in told) is (rules.cap_per_week is not None and len(same_week) >= rules.cap_per_week)
-        lost = bool(told & {"slot_taken", "session_full", "time_blocked"})
-        assert lost is _full(on_page[DOCTOR], occupied, session, scene.visit_type.seats, rules.overbooking_allowance)
+        lost = [one for one in said if one.code in {"slot_taken", "session_full", "time_blocked"}]
+        seats = scene.visit_type.seats
+        assert bool(lost) is _full(on_page[DOCTOR], occupied, session, seats, 0)
+        beyond = _full(on_page[DOCTOR], occupied, session, seats, rules.overbooking_allowance)
+        assert any(not one.overridable for one in lost) is beyond
         assert ("resource_busy" in told) is (
             ROOM in scene.wish.resources and _full(on_page[ROOM], occupied, session, scene.visit_type.seats, 0)
         )
