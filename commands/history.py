@@ -198,15 +198,22 @@ async def record_past_visits(command: RecordPastVisits, reading: Reading, actor:
 
 def _pages(command: RecordPastVisits, providers: Sequence[Provider], visits: Sequence[PastVisit]) -> Iterator[PageId]:
     """Every page that a visit of these days may stand on."""
-    spans = {day: _span(command, providers, day) for day in {visit.day for visit in visits}}
-    for key in command.providers:
+    if not visits:
+        return
+    days = {visit.day for visit in visits}
+    spans = {day: _span(command, providers, day) for day in days}
+    for one in providers:
         for span in spans.values():
-            for day in span.utc_days() if span else ():
-                yield key, day
+            for utc_day in span.utc_days() if span else ():
+                yield one.id, utc_day
+        if one.rules.cap_per_day is not None or one.rules.cap_per_week is not None:
+            wish = Wish(command.visit_type_id, command.location_id, min(visit.booked_at for visit in visits))
+            for day in days:
+                yield from slots.pages_between(one, wish, day, day)
     for visit in visits:
         span = spans[visit.day]
-        for day in span.utc_days() if span else ():
-            yield visit.patient_id, day
+        for utc_day in span.utc_days() if span else ():
+            yield visit.patient_id, utc_day
 
 
 def _span(command: RecordPastVisits, providers: Iterable[Provider], day: date) -> Period | None:

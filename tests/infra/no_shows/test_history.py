@@ -179,6 +179,12 @@ async def test_a_larger_table_adds_providers_and_hours(write: Write, desk: Desk,
     outcome = await put_into_book(table, desk, ORGANIZATION)
     assert outcome.refused == []
     assert outcome.providers > 2
+    streams = await log.streams(ORGANIZATION, "provider/", "provider0")
+    states = [state for _, state in (await desk.states(ORGANIZATION, streams, fresh=True)).values()]
+    assert len(states) == outcome.providers
+    assert {state.weekly_hours[name_of("clinic", "INVENTED HILL")][0][1].saturday[0].end.hour for state in states} == {
+        21
+    }
     assert_holds(table, outcome, await history(log))
 
 

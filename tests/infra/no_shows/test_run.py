@@ -19,6 +19,7 @@ import pytest
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.servers import Servers
+from infra.event_log.verify import verify
 from infra.settings import Settings
 from tests.infra.no_shows.conftest import Write, first_of_the_real, invented, line, needs_the_real_table
 
@@ -86,9 +87,11 @@ def killed_in_the_middle(file: Path, data: Path, after: int, *options: str, post
 
 
 def story(data: Path) -> dict[str, list[tuple[str, bytes, str]]]:
-    """Each stream's events, by name, content and time; what is sealed anew each time is left out."""
+    """Each stream's events, by name, content and time, of a log whose chain is whole; what is sealed anew each time is
+    left out."""
     streams: dict[str, list[tuple[str, bytes, str]]] = {}
     with Servers(Settings(data=data), redis=False) as servers, psycopg.connect(servers.postgres.dsn()) as connection:
+        assert verify(servers.postgres.dsn()).ok
         rows = connection.execute(
             "SELECT stream, name, payload, occurred_at::text FROM events ORDER BY stream, version"
         ).fetchall()
