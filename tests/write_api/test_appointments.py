@@ -11,7 +11,7 @@ import pytest
 
 from domain.access import Actor, Role
 from domain.provider import BookingRules
-from tests.clinic import ADMIN, APPROVED, DESK, GROUP, SCAN, Clinic, in_days, patient_actor
+from tests.clinic import ADMIN, APPROVED, DESK, GROUP, SCAN, Clinic, every_day, in_days, patient_actor
 from tests.served import Served, at, someone, visit
 
 ANOTHER = "oak-street"
@@ -147,8 +147,13 @@ async def test_cancelling_late_needs_staff_and_a_reason(book: Served) -> None:
     assert (done.status_code, done.json()["status"]) == (200, "cancelled")
 
 
-async def test_attending_follows_its_order(book: Served, clinic: Clinic) -> None:
-    one = await booked(book, clinic)
+async def test_attending_follows_its_order(book: Served) -> None:
+    clinic = await book.clinic(hours=every_day("00:00", "00:00"))
+    far = await booked(book, clinic)
+    is_problem(await book.post(f"/appointments/{far}/check-in", DESK), 409, "too_early")
+    soon = book.log.clock.now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=2)
+    made = await book.post("/appointments", DESK, visit(clinic, soon))
+    one = made.json()["appointment_id"]
     is_problem(await book.post(f"/appointments/{one}/no-show", DESK), 409, "too_early")
     is_problem(await book.post(f"/appointments/{one}/check-in", patient_actor(clinic.patient)), 403, "not_allowed")
     for step, body, status in (
