@@ -26,7 +26,6 @@ from domain.appointment import (
     AppointmentCancelled,
     AppointmentDeclined,
     AppointmentEnteredInError,
-    AppointmentEvent,
     AppointmentHeld,
     AppointmentRequested,
     AppointmentRescheduled,
@@ -253,7 +252,7 @@ class AppointmentDiary(DocumentModel):
 
     def notes(self, recorded: Recorded) -> Sequence[Line]:
         event = recorded.event
-        if not isinstance(event, AppointmentEvent | ReminderSent):
+        if type(event) not in _SENTENCES:
             return ()
         line = {
             "actor": recorded.actor,
@@ -264,7 +263,7 @@ class AppointmentDiary(DocumentModel):
             "recorded_at": recorded.recorded_at,
             "sentence": sentence(recorded),
         }
-        name = f"{recorded.organization}/history/{event.appointment_id}"
+        name = f"{recorded.organization}/history/{event.appointment_id}"  # type: ignore[attr-defined]
         return ((name, f"{recorded.position:020d} {to_json(line).decode()}"),)
 
     async def appointment(self, organization: str, appointment_id: UUID) -> AppointmentRow | None:
@@ -355,10 +354,10 @@ _WHO = {
 
 
 def sentence(recorded: Recorded) -> str:
-    """What an event of an appointment says, in plain English, by coded facts alone: never a sealed word."""
+    """What an event of an appointment says, in plain English, by coded facts alone: never a sealed word. Raises
+    `KeyError` for any other event."""
     event = recorded.event
-    say = _SENTENCES.get(type(event))
-    return say(event) if say is not None else f"{type(event).__name__}."
+    return _SENTENCES[type(event)](event)
 
 
 def _held(event: AppointmentHeld) -> str:

@@ -114,11 +114,15 @@ class DocumentModel(Model):
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
         shapes = self.SHAPES
-        told = [
-            (recorded, f"{recorded.organization}/{recorded.stream}", shapes.get(recorded.stream.partition("/")[0]))
-            for recorded in fresh
-        ]
-        before = await self._before({name: shape for _, name, shape in told if shape is not None})
+        told: list[tuple[Recorded, str, Shape[Any] | None]] = []
+        wanted: dict[str, Shape[Any]] = {}
+        for recorded in fresh:
+            name, shape = "", shapes.get(recorded.stream.partition("/")[0])
+            if shape is not None:
+                name = f"{recorded.organization}/{recorded.stream}"
+                wanted[name] = shape
+            told.append((recorded, name, shape))
+        before = await self._before(wanted)
         now: dict[str, Kept[Any]] = {}
         change = Change()
         poison: Poison | None = None

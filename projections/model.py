@@ -46,7 +46,7 @@ class Model(ABC):
     """
 
     name: ClassVar[str]
-    batch: ClassVar[int] = 2000
+    batch: ClassVar[int] = 500
     linger: ClassVar[float] = 0.0
     pulse: ClassVar[float] = 1.0
 

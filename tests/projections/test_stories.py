@@ -8,11 +8,21 @@ from typing import Any
 import pytest
 
 from domain import slots
-from domain.appointment import CancellationReason, Outcome, Party, PatientCheckedIn, Status, VisitCompleted
+from domain.appointment import (
+    AppointmentEvent,
+    CancellationReason,
+    Outcome,
+    Party,
+    PatientCheckedIn,
+    Status,
+    VisitCompleted,
+)
+from domain.events import EVENTS
 from domain.provider import Mode
 from domain.refusals import Unknown
 from domain.reminder import Channel, ReminderSent
 from domain.time import Period
+from projections.diary import _SENTENCES
 from projections.facts import Fact, fold
 from tests.domain import clinic
 from tests.domain.clinic import ANNA, BEN, DOCTOR, FIRST, GROUP, MONDAY, NOW, REQUESTABLE, ROOM, SECOND, at, uid
@@ -216,3 +226,9 @@ def test_a_fact_tells_what_became_of_the_visit(elm: Chronicle) -> None:
     assert fact.booked_at == NOW + timedelta(minutes=1)
     assert (fact.created_at, fact.mode, fact.version) == (NOW, Mode.IN_PERSON.value, 3)
     assert not any((fact.no_show, fact.completed, fact.overridden))
+
+
+def test_every_event_of_an_appointment_has_its_sentence() -> None:
+    kinds = {kind for kind in EVENTS.values() if issubclass(kind, AppointmentEvent)}
+    assert kinds
+    assert set(_SENTENCES) == kinds | {ReminderSent}
