@@ -43,6 +43,8 @@ C = TypeVar("C", bound="Command")
 # A loser of a race decides again at once; more than this many lost races in a row is congestion, not bad luck.
 ATTEMPTS = 12
 CACHED_STATES = 50_000
+# What is known of a stream that nobody has looked at.
+NOTHING: tuple[int, Any] = (0, None)
 
 
 class Command(BaseModel):
@@ -244,19 +246,23 @@ class Reading:
     async def glance(self, wanted: Iterable[PageId]) -> Shelf:
         """Pages to look at without resting a decision on them, as when alternatives are sought."""
         streams = {page: page_stream(*page) for page in dict.fromkeys(wanted)}
-        seen = await self.desk.states(self.organization, list(streams.values()), fresh=False)
+        seen = await self.desk.states(self.organization, streams.values())
         return Shelf({page: seen[stream][1] for page, stream in streams.items()})
 
     async def _read(self, streams: Iterable[str]) -> None:
-        missing = [stream for stream in streams if stream not in self.expected]
-        if not missing:
-            return
-        cache = self.desk.cache
-        if not self._fresh and any(cache.get(self.organization, stream) is not None for stream in missing):
-            self.from_cache = True
-        for stream, (version, state) in (await self.desk.states(self.organization, missing, fresh=self._fresh)).items():
-            self.expected[stream] = version
-            self.states[stream] = state
+        behind: dict[str, tuple[int, Any]] = {}
+        for stream in streams:
+            if stream in self.expected:
+                continue
+            known = self.desk.cache.get(self.organization, stream)
+            if known is None or self._fresh:
+                behind[stream] = known or NOTHING
+            else:
+                self.from_cache = True
+                self.expected[stream], self.states[stream] = known
+        if behind:
+            for stream, known in (await self.desk.catch_up(self.organization, behind)).items():
+                self.expected[stream], self.states[stream] = known
 
     def refuse_if_changed(self, stream: str, version: int) -> None:
         """Raises `VersionMismatch` where the command read another version of the stream than its asker saw."""
@@ -364,23 +370,29 @@ class Desk:
         said = await self.log.remembered(organization, actor.id, key, _body_hash(command))
         return _replayed(said) if said else None
 
-    async def states(self, organization: str, streams: Sequence[str], *, fresh: bool) -> Mapping[str, tuple[int, Any]]:
-        """Folded states with their versions. A fresh read asks the log for what came after the cached versions."""
+    async def states(self, organization: str, streams: Iterable[str]) -> Mapping[str, tuple[int, Any]]:
+        """Folded states with their versions, as they were when this process last looked."""
         found: dict[str, tuple[int, Any]] = {}
-        after: dict[str, int] = {}
+        behind: dict[str, tuple[int, Any]] = {}
         for stream in streams:
-            known = self.cache.get(organization, stream) or (0, None)
-            found[stream] = known
-            if fresh or self.cache.get(organization, stream) is None:
-                after[stream] = known[0]
-        if after:
-            for stream, rows in (await self.log.load(organization, after)).items():
-                version, state = found[stream]
-                fold = fold_of(stream)
-                for row in rows:
-                    version, state = row.version, fold(state, row.event)
-                found[stream] = (version, state)
-                self.cache.put(organization, stream, version, state)
+            known = self.cache.get(organization, stream)
+            if known is None:
+                behind[stream] = NOTHING
+            else:
+                found[stream] = known
+        return {**found, **await self.catch_up(organization, behind)} if behind else found
+
+    async def catch_up(self, organization: str, known: Mapping[str, tuple[int, Any]]) -> Mapping[str, tuple[int, Any]]:
+        """States as the log has them now: what came after the known versions is read and folded in."""
+        found = dict(known)
+        after = {stream: version for stream, (version, _) in known.items()}
+        for stream, rows in (await self.log.load(organization, after)).items():
+            version, state = known[stream]
+            fold = fold_of(stream)
+            for row in rows:
+                version, state = row.version, fold(state, row.event)
+            found[stream] = (version, state)
+            self.cache.put(organization, stream, version, state)
         return found
 
     def _save(self, context: Context, reading: Reading, decision: Decision, memory: Memory | None) -> Save:

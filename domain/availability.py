@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from enum import StrEnum
+from functools import lru_cache
 from itertools import accumulate
 from typing import ClassVar
 from uuid import UUID
@@ -110,6 +111,7 @@ class Page:
     entries: Mapping[UUID, Entry] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=100_000)
 def page_stream(resource_id: UUID, day: date) -> str:
     return f"page/{resource_id}/{day.isoformat()}"
 

@@ -100,7 +100,8 @@ async def book_appointment(asked: Asked) -> Response:
 
     Where the visit type needs approval and a patient asks, the visit is `requested`: the time is kept until the clinic
     accepts or declines. A time that somebody else was faster to take is refused with `slot_taken` and the three nearest
-    free times in `alternatives`. Staff may set a rule aside, with a coded reason; never a time that is taken.
+    free times in `alternatives`. Staff may set a rule aside, with a coded reason; a taken time only within the
+    provider's overbooking allowance.
     """
     command = await asked.read(BOOK)
     return await asked.take(command, status=201, made="appointments/{appointment_id}")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from commands.appointments import MarkEnteredInError
 from commands.history import OpenClinic, PastVisit, Practitioner, RecordPastVisits
-from commands.loop import Answer, Desk
+from commands.loop import NOTHING, Answer, Desk
 from domain import provider
 from domain.access import Actor, Role
 from domain.provider import BookingRules, Location, Provider, VisitType, WallInterval, WeeklyHours
@@ -57,7 +57,7 @@ async def asked(desk: Desk, command: OpenClinic | RecordPastVisits, key: str | N
 
 async def known(desk: Desk, provider_id: UUID) -> Provider:
     stream = provider.stream(provider_id)
-    state = (await desk.states(ORGANIZATION, [stream], fresh=True))[stream][1]
+    state = (await desk.catch_up(ORGANIZATION, {stream: NOTHING}))[stream][1]
     assert isinstance(state, Provider)
     return state
 

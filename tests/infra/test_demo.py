@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.loop import Desk
+from commands.loop import NOTHING, Desk
 from domain import provider, slots
 from domain.appointment import (
     AppointmentBooked,
@@ -134,12 +134,12 @@ async def assert_there_is_something_to_book(desk: Desk, summary: Summary, now: d
     assert summary.visit_type_id
     assert summary.day
     stream = provider.stream(summary.provider_id)
-    state = (await desk.states(ORGANIZATION, [stream], fresh=True))[stream][1]
+    state = (await desk.catch_up(ORGANIZATION, {stream: NOTHING}))[stream][1]
     assert isinstance(state, Provider)
     wish = Wish(summary.visit_type_id, summary.location_id, now, patient_id=summary.patient_id)
     pages = slots.pages_between(state, wish, summary.day, summary.day)
     streams = {page: page_stream(*page) for page in pages}
-    states = await desk.states(ORGANIZATION, list(streams.values()), fresh=True)
+    states = await desk.catch_up(ORGANIZATION, dict.fromkeys(streams.values(), NOTHING))
     shelf = Shelf({page: states[name][1] for page, name in streams.items()})
     assert list(slots.free_slots(Diary(state, shelf, now), wish, summary.day, summary.day))
 

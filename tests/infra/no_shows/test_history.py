@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from commands.loop import Desk
+from commands.loop import NOTHING, Desk
 from domain.appointment import AppointmentBooked, PatientDidNotCome, VisitCompleted
 from domain.availability import TimeReserved
 from domain.patient import PatientRegistered
@@ -180,7 +180,7 @@ async def test_a_larger_table_adds_providers_and_hours(write: Write, desk: Desk,
     assert outcome.refused == []
     assert outcome.providers > 2
     streams = await log.streams(ORGANIZATION, "provider/", "provider0")
-    states = [state for _, state in (await desk.states(ORGANIZATION, streams, fresh=True)).values()]
+    states = [state for _, state in (await desk.catch_up(ORGANIZATION, dict.fromkeys(streams, NOTHING))).values()]
     assert len(states) == outcome.providers
     assert {state.weekly_hours[name_of("clinic", "INVENTED HILL")][0][1].saturday[0].end.hour for state in states} == {
         21
