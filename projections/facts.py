@@ -53,6 +53,9 @@ NOBODY = UUID(int=0)
 # Lead time in local calendar days, both ends included; the last has no end.
 LEAD_BANDS: tuple[tuple[int, int | None], ...] = ((0, 0), (1, 2), (3, 7), (8, 14), (15, 30), (31, None))
 
+# A batch is too small to be worth sharing among threads: handing it about takes longer than writing it.
+_ALONE = {"max_threads": 1, "max_insert_threads": 1}
+
 _UNKNOWN_TABLE = 60
 _UNKNOWN_DATABASE = 81
 
@@ -282,7 +285,7 @@ class Facts(Model):
     """
 
     name = "facts"
-    batch = 5000
+    batch = 10_000
     # Every insert makes a part that ClickHouse merges later, so many small ones wait a little for each other.
     linger = 0.03
     pulse = 60.0
@@ -389,7 +392,7 @@ class Facts(Model):
         return found
 
     def _insert(self, table: str, columns: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-        self._client.insert(table, columns, column_names=list(names), column_oriented=True)
+        self._client.insert(table, columns, column_names=list(names), column_oriented=True, settings=_ALONE)
 
     # Generations
 

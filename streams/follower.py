@@ -26,7 +26,7 @@ Progress = Callable[[int, int], Awaitable[None]]
 # Reading is done in bites of this many events, so that whoever else lives in the event loop gets a turn.
 _BITE = 500
 # Decoded events that are kept for the models that come later: some of the largest batches.
-_WINDOW = 10_000
+_WINDOW = 20_000
 _LONGEST_WAIT = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # The old generation stays for readers elsewhere that have not heard of the new one yet.
