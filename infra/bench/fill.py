@@ -46,6 +46,7 @@ from infra.event_log.schema import app_dsn, migrate
 from infra.garbage import few_collections
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
+from infra.turns import short_turns
 from projections.diary import AppointmentDiary
 from projections.facts import Facts
 from projections.free_time import FreeTime
@@ -88,7 +89,7 @@ async def _measure(dsn: str, url: str, engine: ClickHouse, data: Path, events: i
         # What a process pays once: the first client, the first insert.
         await _filled(log, client, engine, names, "warm", upto=2_000)
         rates, processor = [], []
-        with few_collections():
+        with few_collections(), short_turns():
             for number in range(3):
                 seconds, used = await _filled(log, client, engine, names, f"all_{number}")
                 rates.append(head / seconds)
