@@ -10,11 +10,11 @@ FHIR R4 words: held is `pending`, requested `proposed`, checked in `checked-in`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import Field
@@ -125,9 +125,9 @@ class AppointmentEvent(Event):
     provider_id: UUID
 
 
-class Arranged(AppointmentEvent):
-    """What is said of a visit when it is held, requested or booked. `occupied` is the visit with its buffers, on the
-    provider's and the resources' pages; the patient's page gets the visit alone."""
+class Visit(AppointmentEvent):
+    """Where, when and how a visit is to be, all of it. `occupied` is the visit with its buffers, on the provider's and
+    the resources' pages; the patient's page gets the visit alone."""
 
     location_id: UUID
     visit_type_id: UUID
@@ -139,11 +139,16 @@ class Arranged(AppointmentEvent):
     seats: int = 1
     resources: tuple[UUID, ...] = ()
     fee: Money | None = None
-    series_id: UUID | None = None
     by: Party
     override: Override | None = None
-    reason: Personal[str] | None = None
     video_url: Personal[str] | None = None
+
+
+class Arranged(Visit):
+    """What is said of a visit when it is held, requested or booked."""
+
+    series_id: UUID | None = None
+    reason: Personal[str] | None = None
 
 
 class AppointmentHeld(Arranged):
@@ -176,26 +181,11 @@ class HoldLapsed(AppointmentEvent):
     held_until: Instant
 
 
-class AppointmentRescheduled(AppointmentEvent):
-    """What holds from now on, all of it; `video_url` too, none for a visit in person."""
-
+class AppointmentRescheduled(Visit):
     NAME: ClassVar[str] = "AppointmentRescheduled.v1"
-    location_id: UUID
-    visit_type_id: UUID
-    mode: Mode
-    period: Period
-    occupied: Period
-    time_zone: str
-    session_id: UUID
-    seats: int = 1
-    resources: tuple[UUID, ...] = ()
-    fee: Money | None = None
     previous: Period
     previous_provider_id: UUID
     reason: MoveReason
-    by: Party
-    override: Override | None = None
-    video_url: Personal[str] | None = None
 
 
 class AppointmentCancelled(AppointmentEvent):
@@ -268,7 +258,11 @@ def stream(appointment_id: UUID) -> str:
     return f"appointment/{appointment_id}"
 
 
-_STATUS_AFTER: dict[type[Event], Status] = {
+# Which status an event leaves; a move leaves the one that was.
+STATUS_AFTER: Mapping[type[Event], Status] = {
+    AppointmentHeld: Status.HELD,
+    AppointmentRequested: Status.REQUESTED,
+    AppointmentBooked: Status.BOOKED,
     AppointmentDeclined: Status.DECLINED,
     HoldLapsed: Status.LAPSED,
     AppointmentCancelled: Status.CANCELLED,
@@ -284,31 +278,15 @@ def evolve(state: Appointment | None, event: Event) -> Appointment:
     match event:
         case AppointmentHeld():
             return _arranged(event, Status.HELD, event.held_until)
-        case AppointmentRequested():
-            return _arranged(event, Status.REQUESTED)
-        case AppointmentBooked():
-            return _arranged(event, Status.BOOKED)
+        case AppointmentRequested() | AppointmentBooked():
+            return _arranged(event, STATUS_AFTER[type(event)])
     if state is None:
         raise TypeError(f"{type(event).__name__} before an appointment was made")
     match event:
         case AppointmentRescheduled():
-            return replace(
-                state,
-                provider_id=event.provider_id,
-                location_id=event.location_id,
-                visit_type_id=event.visit_type_id,
-                mode=event.mode,
-                period=event.period,
-                occupied=event.occupied,
-                time_zone=event.time_zone,
-                session_id=event.session_id,
-                seats=event.seats,
-                resources=event.resources,
-                fee=event.fee,
-                video_url=event.video_url,
-            )
-        case _ if type(event) in _STATUS_AFTER:
-            return replace(state, status=_STATUS_AFTER[type(event)])
+            return replace(state, **_told(event))
+        case _ if type(event) in STATUS_AFTER:
+            return replace(state, status=STATUS_AFTER[type(event)])
     raise TypeError(f"{type(event).__name__} is not an event of an appointment")
 
 
@@ -317,22 +295,29 @@ def _arranged(event: Arranged, status: Status, held_until: datetime | None = Non
         id=event.appointment_id,
         status=status,
         patient_id=event.patient_id,
-        provider_id=event.provider_id,
-        location_id=event.location_id,
-        visit_type_id=event.visit_type_id,
-        mode=event.mode,
-        period=event.period,
-        occupied=event.occupied,
-        time_zone=event.time_zone,
-        session_id=event.session_id,
-        seats=event.seats,
-        resources=event.resources,
-        fee=event.fee,
         series_id=event.series_id,
         held_until=held_until,
-        video_url=event.video_url,
         arranged=event,
+        **_told(event),
     )
+
+
+def _told(event: Visit) -> dict[str, Any]:
+    """What a state takes over from an event that says all of a visit."""
+    return {
+        "provider_id": event.provider_id,
+        "location_id": event.location_id,
+        "visit_type_id": event.visit_type_id,
+        "mode": event.mode,
+        "period": event.period,
+        "occupied": event.occupied,
+        "time_zone": event.time_zone,
+        "session_id": event.session_id,
+        "seats": event.seats,
+        "resources": event.resources,
+        "fee": event.fee,
+        "video_url": event.video_url,
+    }
 
 
 # Refusals

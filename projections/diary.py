@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
 from domain.appointment import (
+    STATUS_AFTER,
     AppointmentBooked,
     AppointmentCancelled,
     AppointmentDeclined,
@@ -118,20 +119,6 @@ class AppointmentPage(BaseModel):
     next: tuple[Instant, UUID] | None
 
 
-_STATUS_AFTER: Mapping[type[Event], Status] = {
-    AppointmentHeld: Status.HELD,
-    AppointmentRequested: Status.REQUESTED,
-    AppointmentBooked: Status.BOOKED,
-    AppointmentDeclined: Status.DECLINED,
-    HoldLapsed: Status.LAPSED,
-    AppointmentCancelled: Status.CANCELLED,
-    PatientCheckedIn: Status.CHECKED_IN,
-    VisitStarted: Status.IN_PROGRESS,
-    VisitCompleted: Status.COMPLETED,
-    PatientDidNotCome: Status.NO_SHOW,
-    AppointmentEnteredInError: Status.ENTERED_IN_ERROR,
-}
-
 # Keys in order, values as JSON has them or as they came in an event; both are written alike. Codes are plain text,
 # which is written much faster than an enum.
 Document = dict[str, Any]
@@ -159,7 +146,7 @@ class AppointmentShape:
                     document["decline_reason"] = str(event.reason)
                 case VisitCompleted():
                     document["outcome"] = str(event.outcome)
-        if (status := _STATUS_AFTER.get(type(event))) is not None:
+        if (status := STATUS_AFTER.get(type(event))) is not None:
             document["status"] = str(status)
         document["updated_at"] = recorded.occurred_at
         document["position"] = recorded.position

@@ -24,21 +24,13 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from domain.appointment import (
+    STATUS_AFTER,
     AppointmentBooked,
     AppointmentCancelled,
-    AppointmentDeclined,
-    AppointmentEnteredInError,
     AppointmentEvent,
-    AppointmentHeld,
-    AppointmentRequested,
     AppointmentRescheduled,
     Arranged,
-    HoldLapsed,
-    PatientCheckedIn,
-    PatientDidNotCome,
     Status,
-    VisitCompleted,
-    VisitStarted,
 )
 from domain.events import Event
 from domain.ports import Recorded
@@ -152,20 +144,6 @@ _EVENT_COLUMNS = (
     "part",
 )
 
-_STATUS_AFTER: Mapping[type[Event], Status] = {
-    AppointmentHeld: Status.HELD,
-    AppointmentRequested: Status.REQUESTED,
-    AppointmentBooked: Status.BOOKED,
-    AppointmentDeclined: Status.DECLINED,
-    HoldLapsed: Status.LAPSED,
-    AppointmentCancelled: Status.CANCELLED,
-    PatientCheckedIn: Status.CHECKED_IN,
-    VisitStarted: Status.IN_PROGRESS,
-    VisitCompleted: Status.COMPLETED,
-    PatientDidNotCome: Status.NO_SHOW,
-    AppointmentEnteredInError: Status.ENTERED_IN_ERROR,
-}
-
 
 def fold(known: Fact | None, recorded: Recorded) -> Fact:
     """An appointment's row after one more event of its stream."""
@@ -175,7 +153,7 @@ def fold(known: Fact | None, recorded: Recorded) -> Fact:
     if known is None:
         raise TypeError(f"{event.NAME} before an appointment was made")
     changes: dict[str, Any] = {"version": recorded.version, "position": recorded.position}
-    if (status := _STATUS_AFTER.get(type(event))) is not None:
+    if (status := STATUS_AFTER.get(type(event))) is not None:
         changes["status"] = status.value
         changes["no_show"] = status is Status.NO_SHOW
         changes["completed"] = status is Status.COMPLETED
@@ -208,7 +186,7 @@ def _arranged(known: Fact | None, recorded: Recorded, event: Arranged) -> Fact:
         location_id=event.location_id,
         visit_type_id=event.visit_type_id,
         mode=event.mode.value,
-        status=_STATUS_AFTER[type(event)].value,
+        status=STATUS_AFTER[type(event)].value,
         first_recorded_at=known.first_recorded_at if known else recorded.recorded_at,
         created_at=created_at,
         booked_at=booked_at,

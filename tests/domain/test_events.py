@@ -256,9 +256,9 @@ def test_names_carry_a_version() -> None:
 def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
     sealed = {name: kind.SEALED_FIELDS for name, kind in BOOK.items() if kind.SEALED_FIELDS}
     assert sealed == {
-        "AppointmentHeld.v1": ("reason", "video_url"),
-        "AppointmentRequested.v1": ("reason", "video_url"),
-        "AppointmentBooked.v1": ("reason", "video_url"),
+        "AppointmentHeld.v1": ("video_url", "reason"),
+        "AppointmentRequested.v1": ("video_url", "reason"),
+        "AppointmentBooked.v1": ("video_url", "reason"),
         "AppointmentRescheduled.v1": ("video_url",),
         "AppointmentCancelled.v1": ("note",),
         "VisitCompleted.v1": ("note",),
