@@ -64,7 +64,7 @@ from domain.time import DAY, MINUTE, Period, instant_of, zone
 from infra.desk import desk_on
 from infra.embedded.servers import Servers
 from infra.settings import Settings
-from infra.troubles import Trouble
+from infra.troubles import Trouble, WrongInput
 
 WEEKS_BEFORE: Final = 4
 WEEKS_AFTER: Final = 4
@@ -687,7 +687,10 @@ def run(settings: Settings, organization: str, seed: int, progress: Progress) ->
 
     async def filled(servers: Servers) -> Summary:
         async with desk_on(servers.folder, servers.postgres) as desk:
-            return await fill(desk, organization, seed, datetime.now(UTC), progress)
+            try:
+                return await fill(desk, organization, seed, datetime.now(UTC), progress)
+            except Refusal as refusal:
+                raise WrongInput(f"Nothing can be written for {organization!r}: {refusal.message}.") from refusal
 
     with Servers(settings, redis=False) as servers:
         return asyncio.run(filled(servers))

@@ -61,7 +61,8 @@ async def put_into_book(
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Outcome:
     """Record every row that is right. `at_once` clinics are under way together, so that one's visits are decided while
-    another's are being saved. `progress` hears of rows done. Raises `LogUnavailable` when the log stays out of reach.
+    another's are being saved. `progress` hears of rows done. Raises `LogUnavailable` or `Busy` when the log stays out
+    of reach, and `Refusal` where nothing at all can be written under this organization's name.
     """
     outcome = Outcome()
     # The largest first, so that none is left over for a lone end.
@@ -71,9 +72,13 @@ async def put_into_book(
         while waiting:
             await _one_clinic(*waiting.pop(), desk, organization, batch, outcome, progress)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work())
+    except ExceptionGroup as several:
+        # One cause, met by each that was under way.
+        raise several.exceptions[0] from None
     outcome.refused.sort(key=lambda one: one.line)
     return outcome
 

@@ -18,6 +18,9 @@ from typing import Any, Final
 
 import uvloop
 
+from commands.loop import Busy
+from domain.ports import LogUnavailable
+from domain.refusals import Refusal
 from domain.time import zone
 from infra.control import result
 from infra.desk import desk_on
@@ -30,7 +33,7 @@ from infra.no_shows.clinics import TIME_ZONE
 from infra.no_shows.history import Outcome, put_into_book
 from infra.no_shows.table import Facts, Skipped, Table, read
 from infra.settings import Settings
-from infra.troubles import DataInUse, Trouble
+from infra.troubles import DataInUse, Trouble, WrongInput
 
 # Gets what is being done, how far it is, and of how much if that is known.
 Progress = Callable[[str, int, int | None], None]
@@ -38,6 +41,10 @@ Progress = Callable[[str, int, int | None], None]
 _TOLD_ROWS: Final = 100
 
 _log = logging.getLogger("daybook.import")
+
+
+class BrokenOff(Trouble):
+    """The log went out of reach. What was saved stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,15 @@ async def _recorded(servers: Servers, table: Table, organization: str, batch: in
         progress("Recording visits", done, total)
 
     async with desk_on(servers.folder, servers.postgres) as desk:
-        return await put_into_book(table, desk, organization, batch=batch, progress=more)
+        try:
+            return await put_into_book(table, desk, organization, batch=batch, progress=more)
+        except Refusal as refusal:
+            raise WrongInput(f"Nothing can be written for {organization!r}: {refusal.message}.") from refusal
+        except (LogUnavailable, Busy) as error:
+            raise BrokenOff(
+                f"The log does not answer any more; {done:,} of {total:,} visits are saved. Run the same command again "
+                "to go on."
+            ) from error
 
 
 def _caught_up(filling: Filling, outcome: Outcome, progress: Progress) -> bool:

@@ -142,6 +142,14 @@ def test_another_file_is_refused_before_anything_is_started(tmp_path: Path, cont
     assert not data.exists()
 
 
+def test_an_organization_without_a_name_is_refused_in_words(write: Write, data: Path) -> None:
+    done = ran(write(invented(2)), data, "--organization", "a/b")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "daybook: Nothing can be written for 'a/b': an organization's name is not empty and holds no slash.\n"
+    )
+
+
 def test_another_import_on_the_same_data_is_told_so(write: Write, data: Path) -> None:
     with Servers(Settings(data=data), claim="import", redis=False):
         done = ran(write(invented(2)), data)
