@@ -25,7 +25,7 @@ from infra.event_log.checkpoints import Checkpointer
 from infra.event_log.checkpoints import SigningKey as CheckpointKey
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.schema import app_dsn
-from infra.filling import models_on
+from infra.filling import counting, models_on
 from infra.holidays import PublicHolidays
 from infra.http import health
 from infra.http.limits import MemoryBuckets, Policy, RateLimit
@@ -103,7 +103,9 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
-        yield Application(app, _control(servers, follower, log), desk, hints)
+        control = _control(servers, follower, log)
+        control.add("counted", counting(facts))
+        yield Application(app, control, desk, hints)
 
 
 @asynccontextmanager
