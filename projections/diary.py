@@ -160,6 +160,10 @@ class AppointmentShape:
         value = from_json(document)
         return Kept(value, value["version"], value["position"])
 
+    def led_alike(self, before: Document, now: Document) -> bool:
+        # Only an arrangement or a move brings another period.
+        return before["period"] is now["period"] and "held" not in (before["status"], now["status"])
+
     def lines(self, organization: str, value: Document) -> Sequence[Line]:
         key = str(value["appointment_id"])
         line = f"{_sortable(value['period']['start'])} {key}"

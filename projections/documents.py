@@ -87,6 +87,9 @@ class Shape(Protocol[T]):
     def lines(self, organization: str, value: T) -> Sequence[Line]:
         """The lines that lead to the document as it stands; those that led to it before are removed."""
 
+    def led_alike(self, before: T, now: T) -> bool:
+        """Whether the lines of both are surely the same, said without making them."""
+
 
 class DocumentModel(Model):
     """`SHAPES` are by kind, the first part of a stream's name. Streams of other kinds pass by."""
@@ -98,7 +101,6 @@ class DocumentModel(Model):
         super().__init__()
         self.store = store
         self._known: dict[str, Kept[Any]] = {}
-        self._lines: dict[str, Sequence[Line]] = {}
 
     @abstractmethod
     def notes(self, recorded: Recorded) -> Sequence[Line]:
@@ -110,7 +112,6 @@ class DocumentModel(Model):
     def forget(self) -> None:
         super().forget()
         self._known.clear()
-        self._lines.clear()
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
         shapes = self.SHAPES
@@ -166,12 +167,10 @@ class DocumentModel(Model):
         organization, kind, _ = name.split("/", 2)
         shape = self.SHAPES[kind]
         change.documents[name] = shape.encode(kept)
-        new = shape.lines(organization, kept.value)
-        old: Sequence[Line] = ()
-        if before is not None:
-            old = self._lines.get(name) or shape.lines(organization, before.value)
-        self._lines[name] = new
-        if new != old:
+        if before is None:
+            change.added += shape.lines(organization, kept.value)
+        elif not shape.led_alike(before.value, kept.value):
+            new, old = shape.lines(organization, kept.value), shape.lines(organization, before.value)
             change.added += [line for line in new if line not in old]
             change.removed += [line for line in old if line not in new]
 
@@ -182,7 +181,6 @@ class DocumentModel(Model):
             known[name] = kept
         for name in list(islice(known, max(0, len(known) - self.REMEMBERED))):
             del known[name]
-            self._lines.pop(name, None)
 
     async def next_generation(self) -> Self:
         return type(self)(await self.store.next_generation())
@@ -190,7 +188,7 @@ class DocumentModel(Model):
     async def take_over(self, filled: Self) -> None:
         await filled.store.go_live()
         self.store = filled.store
-        self._known, self._lines = filled._known, filled._lines
+        self._known = filled._known
         self._at = filled._at
 
     async def clean(self) -> None:

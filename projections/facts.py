@@ -42,6 +42,7 @@ from projections.model import Model, Poison
 T = TypeVar("T")
 
 NOBODY = UUID(int=0)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Lead time in local calendar days, both ends included; the last has no end.
 LEAD_BANDS: tuple[tuple[int, int | None], ...] = ((0, 0), (1, 2), (3, 7), (8, 14), (15, 30), (31, None))
 
@@ -232,8 +233,8 @@ def event_row(recorded: Recorded, part: str) -> tuple[Any, ...]:
         event.NAME,
         event.appointment_id if about else NOBODY,  # type: ignore[attr-defined]
         str(event.by) if says_who else "",  # type: ignore[attr-defined]
-        recorded.occurred_at,
-        recorded.recorded_at,
+        _microseconds(recorded.occurred_at),
+        _microseconds(recorded.recorded_at),
         part,
     )
 
@@ -336,7 +337,10 @@ class Facts(Model):
                 poison = Poison(recorded.position, recorded.event.NAME, error)
                 break
         if now:
-            self._insert(self._appointments(), list(zip(*now.values(), strict=True)), _COLUMNS)
+            columns: list[Sequence[Any]] = list(zip(*now.values(), strict=True))
+            for index in _INSTANTS:
+                columns[index] = [None if one is None else _microseconds(one) for one in columns[index]]
+            self._insert(self._appointments(), columns, _COLUMNS)
         for some in _by_month(events):
             self._insert(self._events(), list(zip(*some, strict=True)), _EVENT_COLUMNS)
         for key, fact in now.items():
@@ -546,6 +550,12 @@ def _instant(parameter: str) -> str:
     return f"parseDateTime64BestEffort(%({parameter})s, 6, 'UTC')"
 
 
+def _microseconds(instant: datetime) -> int:
+    """As ClickHouse counts them, since 1970; made here, because the client takes three times as long."""
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
 def _by_month(events: Sequence[tuple[Any, ...]]) -> Iterable[Sequence[tuple[Any, ...]]]:
     """Events in order, cut where the partition changes: an insert that spans two could leave the later one alone."""
     if events and _month(events[0]) == _month(events[-1]):
@@ -554,7 +564,7 @@ def _by_month(events: Sequence[tuple[Any, ...]]) -> Iterable[Sequence[tuple[Any,
 
 
 def _month(row: tuple[Any, ...]) -> tuple[int, int]:
-    recorded_at: datetime = row[-2].astimezone(UTC)
+    recorded_at = datetime.fromtimestamp(row[-2] // 1_000_000, UTC)
     return recorded_at.year, recorded_at.month
 
 

@@ -136,6 +136,9 @@ class ProviderShape:
         )
         return Kept(value, known.version, known.position)
 
+    def led_alike(self, before: Provider, now: Provider) -> bool:
+        return before.id == now.id
+
     def lines(self, organization: str, value: Provider) -> Sequence[Line]:
         return ((f"{organization}/providers", str(value.id)),)
 
@@ -152,6 +155,9 @@ class ResourceShape:
         known = from_json(document)
         value = Resource(UUID(known["id"]), ResourceKind(known["kind"]), known["name"], known["retired"])
         return Kept(value, known["version"], known["position"])
+
+    def led_alike(self, before: Resource, now: Resource) -> bool:
+        return before.id == now.id
 
     def lines(self, organization: str, value: Resource) -> Sequence[Line]:
         return ((f"{organization}/resources", str(value.id)),)
@@ -186,6 +192,9 @@ class PageShape:
     def decode(self, name: str, document: bytes) -> Kept[Folded]:
         kept = read_page(name, document)
         return Kept(Folded(kept.value, {}), kept.version, kept.position)
+
+    def led_alike(self, before: Folded, now: Folded) -> bool:
+        return True
 
     def lines(self, organization: str, value: Folded) -> Sequence[Line]:
         return ()
