@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -142,7 +143,19 @@ async def book_appointment(command: BookAppointment, reading: Reading, actor: Ac
     return _arranged(appointment.book(diary, wish, request))
 
 
-@handles(BookSeries)
+async def _offer_other_dates(command: BookSeries, reading: Reading, refusal: Refusal) -> None:
+    if isinstance(refusal, series.SeriesClashes):
+        provider = await reading.get(PROVIDER, command.provider_id)
+        asked = series.wishes(provider, _wish(command, by_patient=False), command.recurrence)
+        resources = await _resources(reading, command.resources)
+        around = [page for one in asked for page in _pages_around(provider, one, reading.now)]
+        seen = Diary(provider, await reading.glance(around), reading.now, resources)
+        for _ in series.offer(seen, asked, refusal.clashes):
+            # Dozens of dates take a while to look around, and others wait for their turn.
+            await asyncio.sleep(0)
+
+
+@handles(BookSeries, on_refusal=_offer_other_dates)
 async def book_series(command: BookSeries, reading: Reading, actor: Actor) -> Decision:
     access.require(actor, "book_series")
     provider = await _who_with_whom(command, reading, actor)
@@ -153,16 +166,7 @@ async def book_series(command: BookSeries, reading: Reading, actor: Actor) -> De
     diary = Diary(provider, shelf, reading.now, resources)
     series_id = reading.desk.ids.new()
     requests = [_request(command, reading, actor, series_id) for _ in asked]
-    around = [page for one in asked for page in _pages_around(provider, one, reading.now)]
-    seen = Diary(provider, await reading.glance(around), reading.now, resources)
-    changes = series.book(
-        diary,
-        asked,
-        requests,
-        command.recurrence,
-        series_id,
-        lambda one, but: slots.nearest(seen, one, but=but),
-    )
+    changes = series.book(diary, asked, requests, command.recurrence, series_id)
     booked = [
         {"appointment_id": str(request.appointment_id), "start": one.start, "end": visit.end}
         for request, one in zip(requests, asked, strict=True)

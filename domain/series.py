@@ -1,28 +1,27 @@
 """A recurring series: every date is checked first, then all are booked in one save, or none.
 
 Dates repeat in wall time at the location, so a weekly ten o'clock stays ten o'clock across clock changes. In: a rule
-and the provider's diary. Out: changes for the whole series, or one refusal that names every clash with its nearest free
-times.
+and the provider's diary. Out: changes for the whole series, or one refusal that names every clash.
 """
 
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import Field
 
-from domain import appointment
+from domain import appointment, slots
 from domain.appointment import Change, Request
 from domain.events import Event
 from domain.provider import Provider, Value, location_of
 from domain.refusals import Refusal
-from domain.slots import Diary, Slot, Wish
+from domain.slots import Diary, NotSelfBookable, Wish
 from domain.time import DAY, instant_of, zone
 
 
@@ -56,9 +55,16 @@ class Series:
 
 
 class SeriesClashes(Refusal):
-    """Some dates can't be booked, so none was. `clashes` holds for each: its start, code, message and alternatives."""
+    """Some dates can't be booked, so none was. `clashes` holds for each: its start, code, message and alternatives.
+
+    The alternatives are empty until `offer` fills them: it takes a while to look for them, and a decision that is made
+    once more has no use for them."""
 
     code = "series_clashes"
+
+    def __init__(self, clashes: Sequence[dict[str, Any]], dates: int) -> None:
+        super().__init__(f"{len(clashes)} of {dates} dates can't be booked; nothing was booked", clashes=clashes)
+        self.clashes = clashes
 
 
 def stream(series_id: UUID) -> str:
@@ -108,34 +114,21 @@ def book(
     requests: Sequence[Request],
     recurrence: Recurrence,
     series_id: UUID,
-    alternatives: Callable[[Wish, Sequence[datetime]], Sequence[Slot]],
 ) -> list[Change]:
     """Book every date or none. Each date is decided after those before it, so caps count them."""
     changes: list[Change] = []
     clashes: list[dict[str, Any]] = []
-    starts = [wish.start for wish in asked]
     for wish, request in zip(asked, requests, strict=True):
         try:
             booked = appointment.book(diary, wish, request)
         except Refusal as refusal:
-            clashes.append(
-                {
-                    "start": wish.start,
-                    "code": refusal.code,
-                    "message": refusal.message,
-                    "alternatives": [
-                        {"start": slot.period.start, "end": slot.period.end} for slot in alternatives(wish, starts)
-                    ],
-                }
-            )
+            clashes.append({"start": wish.start, "code": refusal.code, "message": refusal.message, "alternatives": []})
             continue
         for _, event in booked:
             diary.shelf.apply(event)
         changes += booked
     if clashes:
-        raise SeriesClashes(
-            f"{len(clashes)} of {len(asked)} dates can't be booked; nothing was booked", clashes=clashes
-        )
+        raise SeriesClashes(clashes, len(asked))
     made = SeriesBooked(
         series_id=series_id,
         patient_id=requests[0].patient_id,
@@ -144,3 +137,16 @@ def book(
         appointments=tuple(request.appointment_id for request in requests),
     )
     return [(stream(series_id), made), *changes]
+
+
+def offer(seen: Diary, asked: Sequence[Wish], clashes: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Give each clash its nearest free times, clear of the series' other dates; one clash a step.
+
+    `seen` must hold the pages around every date that is asked for (`slots.days_around`)."""
+    wishes_at = {wish.start: wish for wish in asked}
+    for clash in clashes:
+        # What only the clinic books is not to be had at another time either.
+        if clash["code"] != NotSelfBookable.code:
+            found = slots.nearest(seen, wishes_at[clash["start"]], but=wishes_at)
+            clash["alternatives"] = [{"start": slot.period.start, "end": slot.period.end} for slot in found]
+        yield

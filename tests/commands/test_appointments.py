@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,6 +29,7 @@ from commands.appointments import (
 from commands.loop import Desk, StateCache
 from commands.providers import PublishHours, SetBookingRules, TimeOff
 from commands.resources import Block, BlockTimes, Unblock
+from domain import slots
 from domain.appointment import AppointmentBooked, DeclineReason, Override, TooEarly, WrongStatus
 from domain.availability import TimeInUse, TimeReserved, page_stream
 from domain.ports import FixedClock, KeyReused
@@ -41,6 +43,7 @@ from domain.slots import (
     PatientBusy,
     ProviderAway,
     SessionFull,
+    Slot,
     SlotTaken,
     TimeIsBlocked,
     WeekCapReached,
@@ -279,6 +282,38 @@ async def test_a_series_is_booked_whole_or_not_at_all(desk: Desk, log: PostgresE
     await made(desk, CancelAppointment(appointment_id=blocker))
     answer = await desk.handle(weekly, DESK, ORGANIZATION)
     assert len(answer.content["appointments"]) == 4
+
+
+async def test_others_get_their_turn_while_alternatives_to_a_series_are_sought(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic = await open_clinic(desk)
+    first = in_days(3)
+    for week in range(3):
+        await made(desk, booking(clinic, first + timedelta(weeks=week), patient_id=clinic.patients[1]))
+    turns = 0
+    sought_at: list[int] = []
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def watched(*arguments: Any, **named: Any) -> Sequence[Slot]:
+        sought_at.append(turns)
+        return nearest(*arguments, **named)
+
+    nearest = slots.nearest
+    monkeypatch.setattr(slots, "nearest", watched)
+    weekly = Recurrence(frequency=Frequency.WEEKLY, count=4)
+    other = asyncio.create_task(take_turns())
+    with pytest.raises(SeriesClashes) as clashes:
+        await desk.handle(BookSeries(**booking(clinic, first).model_dump(), recurrence=weekly), DESK, ORGANIZATION)
+    other.cancel()
+    assert [len(clash["alternatives"]) for clash in clashes.value.details["clashes"]] == [3, 3, 3]
+    # Once for each clash, though the decision was made twice: from the cache, and again from the log.
+    assert len(sought_at) == len(set(sought_at)) == 3
 
 
 async def test_caps_count_the_visits_of_the_same_series(desk: Desk) -> None:

@@ -274,11 +274,14 @@ def book_series(start: datetime, recurrence: Recurrence, by: Party = Party.PATIE
         requests = [asking(uid(0x700 + number), by=by, series_id=SERIES) for number in range(len(wishes))]
         diary = seen.diary_for(DOCTOR, wishes)
 
-        def alternatives(one: Wish, but: Sequence[datetime]) -> Sequence[slots.Slot]:
-            around = slots.days_around(diary.provider, one, seen.now)
-            return slots.nearest(seen.diary_between(DOCTOR, one, *around), one, but=but)
-
-        return series.book(diary, wishes, requests, recurrence, SERIES, alternatives)
+        try:
+            return series.book(diary, wishes, requests, recurrence, SERIES)
+        except series.SeriesClashes as refusal:
+            days = [day for one in wishes for day in slots.days_around(diary.provider, one, seen.now)]
+            around = seen.diary_between(DOCTOR, asked_first, min(days), max(days))
+            for _ in series.offer(around, wishes, refusal.clashes):
+                pass
+            raise
 
     return decide
 

@@ -126,7 +126,7 @@ class SharedBook(RuleBasedStateMachine):
         series_id = self._new_id()
         requests = [Request(self._new_id(), patient, Party.PATIENT, series_id=series_id) for _ in wishes]
         before = len(self.book.appointments())
-        answer = answer_to(lambda: series.book(diary, wishes, requests, recurrence, series_id, lambda *_: ()))
+        answer = answer_to(lambda: series.book(diary, wishes, requests, recurrence, series_id))
         if isinstance(answer, Refusal):
             assert isinstance(answer, series.SeriesClashes)
             assert answer.details["clashes"]

@@ -143,7 +143,7 @@ def test_staff_set_a_rule_aside_for_the_whole_series() -> None:
             Request(series_id, ANNA, Party.FRONT_DESK, override=override, series_id=SERIES)
             for series_id in (SECOND, COLLEAGUE, BEN)
         ]
-        return series.book(seen.diary_for(DOCTOR, wishes), wishes, requests, WEEKLY, SERIES, lambda *_: ())
+        return series.book(seen.diary_for(DOCTOR, wishes), wishes, requests, WEEKLY, SERIES)
 
     a_clinic().when(insist).happened(AppointmentBooked)
 
