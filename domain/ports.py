@@ -116,6 +116,15 @@ class LogUnavailable(LogError):
     same key finds out."""
 
 
+class UnreadableEvent(LogError):
+    """A row of the log that this version of the programme can't read. Names the position and the event's name."""
+
+    def __init__(self, position: int, name: str, why: str) -> None:
+        super().__init__(f"position {position}, {name}: {why}")
+        self.position = position
+        self.name = name
+
+
 class EventLog(Protocol):
     """The one source of truth. Every method raises `LogUnavailable` when the log can't be reached."""
 

@@ -32,6 +32,7 @@ from infra.embedded.postgres import Postgres
 from infra.embedded.redis import Redis
 from infra.garbage import few_collections
 from infra.troubles import CannotStart, Trouble
+from infra.turns import short_turns
 from projections.diary import AppointmentDiary
 from projections.facts import Facts
 from projections.free_time import FreeTime
@@ -146,7 +147,7 @@ def _fill(path: Path, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = DataFolder.open(path)
-    with few_collections(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with few_collections(), short_turns(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(folder, connection))
 
 

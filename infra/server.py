@@ -23,6 +23,7 @@ from infra.embedded.servers import EmbeddedServers
 from infra.garbage import few_collections
 from infra.settings import Settings
 from infra.troubles import CannotStart
+from infra.turns import short_turns
 from infra.wiring import Application
 
 # Gets the URL at which it answers.
@@ -64,6 +65,7 @@ async def serve(settings: Settings, announce: Announce, prepare: Prepare | None 
         if told.is_set():
             return
         opened.enter_context(few_collections())
+        opened.enter_context(short_turns())
         listener = _listen(settings)
         port = listener.getsockname()[1]
         control = listen(servers.folder.control_socket)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from domain.ports import EventLog, LogError, Recorded
+from domain.ports import EventLog, LogError, Recorded, UnreadableEvent
 from projections.model import Model, OutOfStep, Poison
 
 T = TypeVar("T")
@@ -127,12 +127,11 @@ class Feed:
     async def _read(self, position: int, limit: int) -> Sequence[Recorded]:
         try:
             return await self._log.read(position, limit)
-        except LogError as error:
+        except UnreadableEvent as error:
             # One unreadable event must not hide the readable ones before it.
-            bad = getattr(error, "position", None)
-            if bad is None or bad <= position + 1:
+            if error.position <= position + 1:
                 raise
-            return await self._log.read(position, bad - position - 1)
+            return await self._log.read(position, error.position - position - 1)
 
 
 class _Follow:
@@ -195,11 +194,9 @@ class _Follow:
             except OutOfStep as found:
                 _log.warning("%s stands at position %d, not %d", self.model.name, found.position, self.position)
                 self.astray()
-            except LogError as error:
-                if (bad := getattr(error, "position", None)) is not None:
-                    self._fail(type(error).__name__, bad)
-                    return
-                pause = await self._try_later(error, pause)
+            except UnreadableEvent as error:
+                self._fail(type(error).__name__, error.position)
+                return
             except Exception as error:  # whatever a store's client raises: it may be back later
                 pause = await self._try_later(error, pause)
             else:

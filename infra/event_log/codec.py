@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from domain.events import ERASED, EVENTS, Erased, Event
-from domain.ports import LogError
+from domain.ports import UnreadableEvent
 from domain.refusals import Invalid
 from domain.upcasters import UPCASTERS, upcast
 
@@ -33,15 +33,6 @@ _NONCE: Final = 12
 _LARGEST: Final = 2**53 - 1
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False)
 _UNSORTED: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
-
-
-class UnreadableEvent(LogError):
-    """A row of the log that this version of the programme can't read. Names the position and the event's name."""
-
-    def __init__(self, position: int, name: str, why: str) -> None:
-        super().__init__(f"position {position}, {name}: {why}")
-        self.position = position
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)

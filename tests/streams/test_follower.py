@@ -17,7 +17,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from redis.asyncio import Redis
 
-from domain.ports import LogError, LogUnavailable, Recorded
+from domain.ports import LogUnavailable, Recorded, UnreadableEvent
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.redis import Redis as RedisServer
 from projections.diary import AppointmentDiary
@@ -184,16 +184,11 @@ async def test_an_event_that_cant_be_taken_stops_its_model_in_the_open(
     await applied_whole(choking, events)
 
 
-class Unreadable(LogError):
-    def __init__(self, position: int) -> None:
-        self.position = position
-
-
 async def test_a_row_that_cant_be_read_hides_nothing_before_it(log: MemoryLog) -> None:
     class BadRow(MemoryLog):
         async def read(self, after: int, limit: int) -> Sequence[Recorded]:
             if after < 120 <= after + limit:
-                raise Unreadable(120)
+                raise UnreadableEvent(120, "Unheard.v1", "no event has this name")
             return await super().read(after, limit)
 
     bad = BadRow()
@@ -202,7 +197,7 @@ async def test_a_row_that_cant_be_read_hides_nothing_before_it(log: MemoryLog) -
         assert await follower.wait_until("diary", 119, 5)
         for model in follower.models:
             await until(lambda: follower._follow(model).state is State.FAILED)  # noqa: B023
-            assert await state_of(follower, model) == (State.FAILED, "Unreadable", 120)
+            assert await state_of(follower, model) == (State.FAILED, "UnreadableEvent", 120)
 
 
 async def test_a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole(log: MemoryLog) -> None:

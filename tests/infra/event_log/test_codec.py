@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.events import ERASED, Event
+from domain.ports import UnreadableEvent
 from domain.refusals import Invalid
 from domain.upcasters import UPCASTERS
-from infra.event_log.codec import Stored, UnreadableEvent, canonical, decode, encode, person_of, persons_in
+from infra.event_log.codec import Stored, canonical, decode, encode, person_of, persons_in
 from tests.infra.event_log.conftest import Confided, Noted
 
 KEY, OTHER_KEY = os.urandom(32), os.urandom(32)
