@@ -367,5 +367,6 @@ def test_every_code_is_its_own() -> None:
     def below(kind: type[Refusal]) -> list[type[Refusal]]:
         return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
 
-    told = [kind for kind in below(Refusal) if "code" in vars(kind)]
+    # Other tests may have made refusals of their own.
+    told = [kind for kind in below(Refusal) if "code" in vars(kind) and not kind.__module__.startswith("tests")]
     assert len({kind.code for kind in told}) == len(told)
