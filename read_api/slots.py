@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -28,6 +29,14 @@ router = APIRouter(tags=["slots"])
 # How many days are looked at when nobody says.
 USUAL_DAYS = 7
 PROVIDERS = 50
+# In one answer: three megabytes of JSON.
+MOST_SLOTS = 10_000
+
+
+class TooManySlots(Invalid):
+    """More free times than one answer holds."""
+
+    code = "too_many_slots"
 
 
 class FreeSlot(BaseModel):
@@ -137,8 +146,9 @@ async def read_slots(
     """Free times for a visit type, by the same rules that booking applies: a slot that is shown can be booked, as long
     as nobody is faster.
 
-    Local days are read at each location. With `explain=true`, one `provider_id` and a `start`, the answer says which
-    rules or which occupied times stand against it, without anybody's name.
+    Local days are read at each location. More than 10,000 free times are refused with `too_many_slots`: ask for fewer
+    days. With `explain=true`, one `provider_id` and a `start`, the answer says which rules or which occupied times
+    stand against it, without anybody's name.
     """
     asked.may("read_slots")
     if asked.actor.role is Role.PATIENT:
@@ -146,6 +156,8 @@ async def read_slots(
     if patient_id is not None:
         require_patient(asked.actor, patient_id)
     book = await asked.book(as_of, asked.library.free_time, *([asked.library.diary] if moving else []))
+    if patient_id is not None:
+        await asked.registered(patient_id, book)
     if moving is not None:
         asked.own(await book.appointment(moving), moving)
     resources = tuple(dict.fromkeys(resource_ids))
@@ -263,14 +275,18 @@ async def _free(book: Book, wanted: Wanted, providers: Sequence[Provider], withi
         wishes = {key: wanted.wish(*place, start=book.now) for key, place in places.items()}
         diaries = await book.diaries(wishes, first, last)
         for key, diary in diaries.items():
-            found += _slots(diary, wishes[key], places[key][1], within)
+            found += islice(_slots(diary, wishes[key], places[key][1], within), MOST_SLOTS + 1 - len(found))
+            if len(found) > MOST_SLOTS:
+                raise TooManySlots(
+                    f"more than {MOST_SLOTS} times are free; look at fewer days or providers", most=MOST_SLOTS
+                )
             # Many providers and days take a while to look through, and others wait for their turn.
             await asyncio.sleep(0)
     return sorted(found, key=lambda slot: (slot.start, slot.provider_id, slot.location_id))
 
 
-def _slots(diary: Diary, wish: Wish, location: Location, within: Range) -> list[FreeSlot]:
-    return [
+def _slots(diary: Diary, wish: Wish, location: Location, within: Range) -> Iterator[FreeSlot]:
+    return (
         FreeSlot(
             provider_id=diary.provider.id,
             location_id=slot.location_id,
@@ -283,7 +299,7 @@ def _slots(diary: Diary, wish: Wish, location: Location, within: Range) -> list[
         )
         for slot in free_slots(diary, wish, *within.days(location))
         if within.holds(slot.period.start)
-    ]
+    )
 
 
 async def _explain(book: Book, wanted: Wanted, provider_ids: Sequence[UUID], start: datetime | None) -> Explanation:

@@ -273,6 +273,18 @@ async def test_a_range_of_62_days_is_looked_at(book: Served, clinic: Clinic) -> 
     assert len(await starts(book, asking(clinic, to=last))) > 62 * 39 - 5
 
 
+async def test_an_answer_has_an_end(book: Served) -> None:
+    clinic = await book.clinic(rules=BookingRules(slot_step_minutes=1), patients=0)
+    most = asking(clinic, to=(in_days(3) + timedelta(days=16)).date().isoformat())
+    assert len(await starts(book, most)) == 17 * 571
+    told = is_problem(await book.get("/slots", DESK, params=most | {"to": at(in_days(22))}), 422, "too_many_slots")
+    assert told["most"] == 10_000
+
+
+async def test_a_patient_who_is_not_there_has_no_free_times(book: Served, clinic: Clinic) -> None:
+    is_problem(await book.get("/slots", DESK, params=asking(clinic, patient_id=str(uuid4()))), 404, "unknown")
+
+
 async def test_analysts_look_for_no_slots(book: Served, clinic: Clinic) -> None:
     is_problem(await book.get("/slots", someone(Role.ANALYST), params=asking(clinic)), 403, "not_allowed")
     assert (await book.get("/slots", someone(Role.AUDITOR), params=asking(clinic))).status_code == 200
