@@ -28,7 +28,7 @@ BOOKINGS = 3000
 def run(size: float = 1.0) -> dict[str, Any]:
     per_round = max(200, int(BOOKINGS * size))
     with daybook("http") as served:
-        clinic = open_clinic(served, providers=60, patients=400)
+        clinic = open_clinic(served, providers=400, patients=2000)
         port = free_port()
         bare = [sys.executable, "-m", "uvicorn", "infra.bench.bare_app:app", "--port", str(port), "--no-access-log"]
         bare += ["--log-level", "warning"]
