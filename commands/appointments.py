@@ -245,11 +245,13 @@ def _pages_around(provider: Provider, wish: Wish, now: datetime) -> list[PageId]
     return list(slots.pages_between(provider, wish, *slots.days_around(provider, wish, now)))
 
 
-async def nearest_free(reading: Reading, provider: Provider, wish: Wish) -> list[Slot]:
-    """The three nearest free times. They are looked up without a guard, so somebody may be faster there too."""
+async def nearest_free(
+    reading: Reading, provider: Provider, wish: Wish, wanted: int = slots.ALTERNATIVES
+) -> list[Slot]:
+    """The nearest free times. They are looked up without a guard, so somebody may be faster there too."""
     resources = await _resources(reading, wish.resources)
     shelf = await reading.glance(_pages_around(provider, wish, reading.now))
-    return list(slots.nearest(Diary(provider, shelf, reading.now, resources), wish))
+    return list(slots.nearest(Diary(provider, shelf, reading.now, resources), wish, wanted=wanted))
 
 
 def _told(found: list[Slot]) -> list[dict[str, Any]]:
@@ -318,8 +320,12 @@ async def _offer_other_moves(command: MoveAppointment, reading: Reading, refusal
     if isinstance(refusal, LostTime):
         state = await reading.get(APPOINTMENT, command.appointment_id)
         provider = await reading.get(PROVIDER, command.provider_id or state.provider_id)
-        found = await nearest_free(reading, provider, _wish_to_move(command, state, by_patient=False))
-        refusal.details["alternatives"] = _told(found)
+        wish = _wish_to_move(command, state, by_patient=False)
+        # One more than is told: where it stands now may be among them, and is no move.
+        found = await nearest_free(reading, provider, wish, slots.ALTERNATIVES + 1)
+        others = [slot for slot in found if provider.id != state.provider_id or slot.period != state.period]
+        nearest = sorted(others, key=lambda slot: abs(slot.period.start - wish.start))[: slots.ALTERNATIVES]
+        refusal.details["alternatives"] = _told(sorted(nearest, key=lambda slot: slot.period.start))
 
 
 @handles(MoveAppointment, on_refusal=_offer_other_moves)

@@ -436,14 +436,27 @@ def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Sl
 
     `wish.start` is not looked at. The diary must hold `pages_between` the days.
     """
-    provider = diary.provider
-    visit_type = visit_type_of(provider, wish.visit_type_id)
+    open_at = _open_at(diary.provider, wish, first, last)
+    free_at = _asker(diary, wish)
+    for at in sorted(open_at):
+        if (slot := free_at(at, open_at[at])) is not None:
+            yield slot
+
+
+def _open_at(provider: Provider, wish: Wish, first: date, last: date) -> Mapping[datetime, Sequence[Opening]]:
+    """Every start on the grid of the days, with the hours that name it."""
     location = location_of(provider, wish.location_id)
     # Hours that run past midnight may reach into the next day's, and both may name a time.
     open_at: dict[datetime, list[Opening]] = {}
     for day in days_between(first, last):
         for hours, at in starts(provider, location, day):
             open_at.setdefault(at, []).append(hours)
+    return open_at
+
+
+def _asker(diary: Diary, wish: Wish) -> Callable[[datetime, Sequence[Opening]], Slot | None]:
+    """Asks about one start after another. Pages are sorted and days counted once for all."""
+    visit_type = visit_type_of(diary.provider, wish.visit_type_id)
     diary = replace(diary, shelf=SortedShelf(diary.shelf))
     counted: dict[Period, int] = {}
 
@@ -452,11 +465,13 @@ def free_slots(diary: Diary, wish: Wish, first: date, last: date) -> Iterator[Sl
             counted[period] = _booked_in(diary, period, wish.moving)
         return counted[period]
 
-    for at in sorted(open_at):
-        asked = replace(wish, start=at)
-        if next(_refusals(diary, asked, open_at[at], count), None) is None:
-            visit = visit_type.visit(at)
-            yield Slot(visit, location.id, visit_type.id, _seats_left(diary, location.id, visit_type, at))
+    def free_at(at: datetime, hours: Sequence[Opening]) -> Slot | None:
+        if next(_refusals(diary, replace(wish, start=at), hours, count), None) is not None:
+            return None
+        left = _seats_left(diary, wish.location_id, visit_type, at)
+        return Slot(visit_type.visit(at), wish.location_id, wish.visit_type_id, left)
+
+    return free_at
 
 
 def _seats_left(diary: Diary, location_id: UUID, visit_type: VisitType, start: datetime) -> int:
@@ -483,18 +498,18 @@ def nearest(diary: Diary, wish: Wish, *, wanted: int = ALTERNATIVES, but: Collec
     visit_type = visit_type_of(diary.provider, wish.visit_type_id)
     besides = [visit_type.occupied(start) for start in but if start != wish.start]
     first, last = days_around(diary.provider, wish, diary.now)
-    found: list[Slot] = []
-
-    def distance(slot: Slot) -> timedelta:
-        return abs(slot.period.start - wish.start)
-
-    for slot in free_slots(diary, wish, first, last):
-        # Slots come in time order: past the wish, each is further away than the one before.
-        if slot.period.start > wish.start and len(found) >= wanted:
-            furthest = sorted(map(distance, found))[wanted - 1]
-            if distance(slot) >= furthest:
+    free_at = _asker(diary, wish)
+    found: dict[datetime, Slot] = {}
+    # What is nearest is near: the days after the next two are gone through only where these hold too little.
+    near = min(first + 2 * DAY, last)
+    for since, until in ((first, near), (near + DAY, last)):
+        open_at = _open_at(diary.provider, wish, since, until)
+        for at in sorted(open_at, key=lambda at: (abs(at - wish.start), at)):
+            if len(found) == wanted:
                 break
-        occupied = visit_type.occupied(slot.period.start)
-        if slot.period.start not in but and not any(other.overlaps(occupied) for other in besides):
-            found.append(slot)
-    return sorted(sorted(found, key=distance)[:wanted], key=lambda slot: slot.period.start)
+            occupied = visit_type.occupied(at)
+            if at in found or at in but or any(other.overlaps(occupied) for other in besides):
+                continue
+            if (slot := free_at(at, open_at[at])) is not None:
+                found[at] = slot
+    return [found[at] for at in sorted(found)]
