@@ -22,13 +22,13 @@ from domain.appointment import (
     Request,
 )
 from domain.availability import PageId
-from domain.provider import Mode, Provider, visit_type_of
+from domain.provider import WRITABLE, Mode, Provider, visit_type_of
 from domain.refusals import NotAllowed, Refusal, Unknown
 from domain.series import Recurrence
 from domain.slots import Diary, LostTime, Slot, Wish
 from domain.time import Instant
 
-FreeText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+FreeText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000), WRITABLE]
 Resources = Annotated[tuple[UUID, ...], Field(max_length=8)]
 
 

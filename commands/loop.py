@@ -197,6 +197,7 @@ class Reading:
         self._fresh = fresh
         self._queue = queue
         self._places: Sequence[tuple[str, str]] = ()
+        self._asked = False
 
     async def __aenter__(self) -> Reading:
         return self
@@ -234,7 +235,10 @@ class Reading:
         """The pages that a decision rests on. Ask once, for all: the places in the queues are taken in one order."""
         pages = list(dict.fromkeys(wanted))
         streams = {page: page_stream(*page) for page in pages}
-        if self._queue and not self._places:
+        if self._asked:
+            raise RuntimeError("a handler asks for its pages once, for all of them")
+        self._asked = True
+        if self._queue:
             places = [(self.organization, stream) for stream in sorted(streams.values())]
             await self.desk.queues.take(places)
             self._places = places
@@ -299,6 +303,8 @@ class Desk:
     ids: Ids
     holidays: HolidayCalendar
     video_url_template: str = "https://video.example.org/{organization}/{room}"
+    # Hashes of bodies outlive what was in them, so nobody without this key may try out what that was.
+    memory_key: bytes = field(default=b"", repr=False)
     cache: StateCache = field(default_factory=StateCache)
     queues: Queues = field(default_factory=Queues)
 
@@ -331,7 +337,7 @@ class Desk:
             on_behalf_of=on_behalf_of,
             purpose=purpose,
         )
-        body_hash = _body_hash(command) if key is not None else b""
+        body_hash = self._body_hash(command) if key is not None else b""
         handler, on_refusal = HANDLERS[type(command)]
         fresh, queue = False, True
         for _ in range(ATTEMPTS):
@@ -367,7 +373,7 @@ class Desk:
 
     async def answered(self, command: Command, actor: Actor, organization: str, key: str) -> Answer | None:
         """What this command was answered under this key, if it was. Raises `KeyReused`, `LogUnavailable`."""
-        said = await self.log.remembered(organization, actor.id, key, _body_hash(command))
+        said = await self.log.remembered(organization, actor.id, key, self._body_hash(command))
         return _replayed(said) if said else None
 
     async def states(self, organization: str, streams: Iterable[str]) -> Mapping[str, tuple[int, Any]]:
@@ -394,6 +400,10 @@ class Desk:
             found[stream] = (version, state)
             self.cache.put(organization, stream, version, state)
         return found
+
+    def _body_hash(self, command: Command) -> bytes:
+        said = type(command).__name__.encode() + b"\0" + command.model_dump_json().encode()
+        return hashlib.blake2b(said, digest_size=32, key=self.memory_key).digest()
 
     def _save(self, context: Context, reading: Reading, decision: Decision, memory: Memory | None) -> Save:
         moments = repeat(reading.now) if decision.occurred_at is None else decision.occurred_at
@@ -425,7 +435,3 @@ class Desk:
 
 def _replayed(saved: Saved) -> Answer:
     return Answer(from_json(saved.result), saved.position, replayed=True)
-
-
-def _body_hash(command: Command) -> bytes:
-    return hashlib.sha256(type(command).__name__.encode() + b"\0" + command.model_dump_json().encode()).digest()

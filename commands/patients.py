@@ -10,12 +10,15 @@ from commands.loop import Command, Decision, Reading, handles
 from domain import access, patient
 from domain.access import Actor
 from domain.patient import PatientRegistered
+from domain.provider import WRITABLE
 
 
 class RegisterPatient(Command):
     """`reference` is the caller's own name for the person, such as a record number; it is sealed."""
 
-    reference: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
+    reference: (
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), WRITABLE] | None
+    ) = None
 
 
 @handles(RegisterPatient)

@@ -239,9 +239,7 @@ def _observed(state: Provider, observed: ObservedHolidays, reading: Reading) -> 
     location = provider.location_of(state, observed.location_id)
     country = observed.country or location.country
     if country is None:
-        raise provider.UnknownLocation(
-            "say whose public holidays: neither the request nor the location names a country"
-        )
+        raise provider.NoCountry("say whose public holidays: neither the request nor the location names a country")
     known = reading.desk.holidays.between(
         country, observed.subdivision or location.subdivision, observed.first, observed.last
     )

@@ -13,9 +13,9 @@ from domain import access, availability, resource
 from domain.access import Actor
 from domain.availability import BlockReason, page_stream
 from domain.events import Event
-from domain.provider import Value, Words
+from domain.provider import ResourceKind, Value, Words
 from domain.refusals import Unknown
-from domain.resource import ResourceKind, ResourceRegistered
+from domain.resource import ResourceRegistered
 from domain.time import Period
 
 LONGEST_BLOCK = timedelta(days=31)

@@ -108,10 +108,28 @@ class Outcome(StrEnum):
     LEFT_BEFORE_SEEN = "left_before_seen"
 
 
+class OverridableRule(StrEnum):
+    """The codes of the rules that yield to staff. `slot_taken` yields within the overbooking allowance alone."""
+
+    IN_THE_PAST = "in_the_past"
+    TOO_SOON = "too_soon"
+    BEYOND_HORIZON = "beyond_horizon"
+    OUTSIDE_OPENING_HOURS = "outside_opening_hours"
+    PUBLIC_HOLIDAY = "public_holiday"
+    PROVIDER_AWAY = "provider_away"
+    OFF_SLOT_STEP = "off_slot_step"
+    DAY_CAP_REACHED = "day_cap_reached"
+    WEEK_CAP_REACHED = "week_cap_reached"
+    NOT_SELF_BOOKABLE = "not_self_bookable"
+    TOO_LATE_TO_CANCEL = "too_late_to_cancel"
+    TOO_LATE_TO_MOVE = "too_late_to_move"
+    SLOT_TAKEN = "slot_taken"
+
+
 class Override(Value):
     """Rules that staff ask to set aside, by their codes, and why."""
 
-    rules: Annotated[tuple[str, ...], Field(min_length=1, max_length=12)]
+    rules: Annotated[tuple[OverridableRule, ...], Field(min_length=1, max_length=12)]
     reason: OverrideReason
 
 
@@ -602,7 +620,7 @@ def _used(override: Override | None, broken: Sequence[str]) -> Override | None:
     """What is recorded of an override: only the rules that it really broke."""
     if override is None or not broken:
         return None
-    return Override(rules=tuple(broken), reason=override.reason)
+    return Override(rules=tuple(map(OverridableRule, broken)), reason=override.reason)
 
 
 def _notice(

@@ -17,13 +17,22 @@ from typing import Annotated, ClassVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from domain.events import Event
 from domain.refusals import Invalid, Refusal, Unknown
 from domain.time import DAY, MINUTE, Period, ZoneName, instant_of, is_skipped, zone
 
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+def _writable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("text may not hold a NUL character")
+    return text
+
+
+# Says of text that the log can keep it.
+WRITABLE = AfterValidator(_writable)
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), WRITABLE]
 # NUCC Health Care Provider Taxonomy: ten characters, the last an X (the code set's own texts are licensed; ours are not
 # theirs).
 TaxonomyCode = Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{9}X$")]
@@ -39,6 +48,11 @@ class Value(BaseModel):
     """A value object: frozen, compared by content, kept in events as it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResourceKind(StrEnum):
+    ROOM = "room"
+    DEVICE = "device"
 
 
 class Mode(StrEnum):
@@ -63,12 +77,12 @@ class Location(Value):
 
     id: UUID
     name: Words
-    address: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+    address: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), WRITABLE] = ""
     latitude: Annotated[Decimal, Field(ge=-90, le=90, max_digits=9, decimal_places=6)] | None = None
     longitude: Annotated[Decimal, Field(ge=-180, le=180, max_digits=9, decimal_places=6)] | None = None
     time_zone: ZoneName
     country: CountryCode | None = None
-    subdivision: Annotated[str, StringConstraints(max_length=10)] | None = None
+    subdivision: Annotated[str, StringConstraints(max_length=10), WRITABLE] | None = None
 
 
 class VisitType(Value):
@@ -85,7 +99,7 @@ class VisitType(Value):
     self_bookable: bool = True
     approval_needed: bool = False
     seats: Annotated[int, Field(ge=1, le=500)] = 1
-    needs: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+    needs: Annotated[tuple[ResourceKind, ...], Field(max_length=5)] = ()
 
     def visit(self, start: datetime) -> Period:
         return Period(start, start + self.duration_minutes * MINUTE)
@@ -345,6 +359,12 @@ class UnknownTimeOff(Unknown):
 
 class OverlappingHours(Invalid):
     code = "overlapping_hours"
+
+
+class NoCountry(Invalid):
+    """Nobody said whose public holidays are meant."""
+
+    code = "country_missing"
 
 
 class InUse(Refusal):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
 from domain.events import Event
-from domain.provider import Words
+from domain.provider import ResourceKind, Words
 from domain.refusals import Refusal
-
-
-class ResourceKind(StrEnum):
-    ROOM = "room"
-    DEVICE = "device"
 
 
 class ResourceRegistered(Event):

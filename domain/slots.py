@@ -261,9 +261,9 @@ def _request(diary: Diary, wish: Wish, visit_type: VisitType) -> Iterator[Bookin
         yield NotSelfBookable("this visit type is booked by the clinic; please call")
     if visit_type.needs or wish.resources:
         named = {key: resource_of(diary, key) for key in wish.resources}
-        missing = Counter(visit_type.needs) - Counter(resource.kind.value for resource in named.values())
+        missing = Counter(visit_type.needs) - Counter(resource.kind for resource in named.values())
         for kind in missing:
-            yield ResourceMissing(f"this visit type needs a {kind}; name one in `resources`", kind=kind)
+            yield ResourceMissing(f"this visit type needs a {kind.value}; name one in `resources`", kind=kind.value)
         for key, resource in named.items():
             if resource.retired:
                 yield ResourceRetired("this resource is no longer in use", resource_id=str(key))

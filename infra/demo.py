@@ -51,6 +51,7 @@ from domain.provider import (
     Location,
     Mode,
     Money,
+    ResourceKind,
     Specialty,
     TimeOffReason,
     VisitType,
@@ -58,7 +59,6 @@ from domain.provider import (
     WeeklyHours,
 )
 from domain.refusals import Refusal
-from domain.resource import ResourceKind
 from domain.series import Frequency, Recurrence
 from domain.time import DAY, MINUTE, Period, instant_of, zone
 from infra.desk import desk_on
@@ -213,7 +213,7 @@ _SCAN: Final = VisitType(
     duration_minutes=30,
     fee=_euros("120.00"),
     self_bookable=False,
-    needs=("room", "device"),
+    needs=(ResourceKind.ROOM, ResourceKind.DEVICE),
 )
 _TALK: Final = VisitType(
     id=_id("talk"),

@@ -19,12 +19,10 @@ import write_api.app
 from commands.loop import Desk
 from infra import keys
 from infra.control import Control, Progress, Result
-from infra.desk import log_on
+from infra.desk import MEMORY_KEY, checkpointer_on, log_on
 from infra.embedded.servers import EmbeddedServers
 from infra.event_log.checkpoints import Checkpointer
-from infra.event_log.checkpoints import SigningKey as CheckpointKey
 from infra.event_log.log import PostgresEventLog
-from infra.event_log.schema import app_dsn
 from infra.filling import counting, models_on
 from infra.holidays import PublicHolidays
 from infra.http import health
@@ -59,7 +57,14 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         facts, models = await stack.enter_async_context(models_on(servers.folder, servers.clickhouse))
         diary = next(model for model in models if isinstance(model, AppointmentDiary))
         free_time = next(model for model in models if isinstance(model, FreeTime))
-        desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays(), video_url_template=settings.video_url_template)
+        desk = Desk(
+            log,
+            log.clock,
+            TimeOrderedIds(),
+            PublicHolidays(),
+            video_url_template=settings.video_url_template,
+            memory_key=servers.folder.secret(MEMORY_KEY),
+        )
         follower = await stack.enter_async_context(Follower(log, models))
         await stack.enter_async_context(HoldSweeper(desk, diary))
         checkpointer = await stack.enter_async_context(_checkpoints(servers, log))
@@ -110,9 +115,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
 
 @asynccontextmanager
 async def _checkpoints(servers: EmbeddedServers, log: PostgresEventLog) -> AsyncIterator[Checkpointer]:
-    folder = servers.folder
-    key = CheckpointKey.at(folder.keys / "checkpoints.ed25519")
-    checkpointer = Checkpointer(app_dsn(servers.postgres.dsn()), folder.checkpoints, key, log.wait)
+    checkpointer = checkpointer_on(servers.folder, servers.postgres, log)
     checkpointer.start()
     try:
         yield checkpointer

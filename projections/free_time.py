@@ -27,10 +27,19 @@ from pydantic_core import from_json, to_json
 from domain import availability, provider, resource
 from domain.availability import BlockReason, Entry, Page, PageId, Shelf
 from domain.ports import Recorded
-from domain.provider import BookingRules, Location, Provider, Specialty, TimeOffReason, VisitType, WallInterval
+from domain.provider import (
+    BookingRules,
+    Location,
+    Provider,
+    ResourceKind,
+    Specialty,
+    TimeOffReason,
+    VisitType,
+    WallInterval,
+)
 from domain.provider import WeeklyHours as Week
 from domain.refusals import Unknown
-from domain.resource import Resource, ResourceKind
+from domain.resource import Resource
 from domain.slots import Diary, Wish, pages_between, pages_for
 from domain.time import Period
 from projections.documents import LAST, DocumentModel, Kept, Line, Shape, Span

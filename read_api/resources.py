@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from domain.availability import BlockReason, Entry
-from domain.resource import Resource, ResourceKind
+from domain.provider import ResourceKind
+from domain.resource import Resource
 from projections.documents import Kept
 from read_api.asking import Asked, unknown
 from read_api.describing import answers

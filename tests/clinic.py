@@ -12,8 +12,7 @@ from commands.patients import RegisterPatient
 from commands.providers import Hours, RegisterProvider
 from commands.resources import RegisterResource
 from domain.access import Actor, Role
-from domain.provider import BookingRules, Location, Mode, Money, VisitType, WallInterval, WeeklyHours
-from domain.resource import ResourceKind
+from domain.provider import BookingRules, Location, Mode, Money, ResourceKind, VisitType, WallInterval, WeeklyHours
 from domain.time import instant_of, zone
 
 _NAMES = UUID("0b8f7f0e-52f0-5c0d-9f65-4d1f4d2d8a11")
@@ -53,7 +52,7 @@ BUFFERED = VisitType(
 )
 APPROVED = VisitType(id=id_of("approved"), name="Second opinion", duration_minutes=30, approval_needed=True)
 GROUP = VisitType(id=id_of("group"), name="Back school", duration_minutes=60, seats=3)
-SCAN = VisitType(id=id_of("scan"), name="Scan", duration_minutes=30, needs=("room",))
+SCAN = VisitType(id=id_of("scan"), name="Scan", duration_minutes=30, needs=(ResourceKind.ROOM,))
 VISIT_TYPES = (CHECKUP, BUFFERED, APPROVED, GROUP, SCAN)
 
 

@@ -31,6 +31,7 @@ from domain.provider import (
     Mode,
     Money,
     ProviderRegistered,
+    ResourceKind,
     TimeOffPlanned,
     TimeOffReason,
     VisitType,
@@ -39,7 +40,7 @@ from domain.provider import (
     WeeklyHours,
     WeeklyHoursPublished,
 )
-from domain.resource import ResourceKind, ResourceRegistered
+from domain.resource import ResourceRegistered
 from domain.series import Recurrence
 from domain.slots import OverrideReason, Wish
 from domain.time import Period, instant_of, zone
@@ -99,7 +100,7 @@ VISIT_TYPES = (
         id=BUFFERED, name="minor surgery", duration_minutes=30, buffer_before_minutes=15, buffer_after_minutes=30
     ),
     VisitType(id=GROUP, name="back school", duration_minutes=60, seats=3),
-    VisitType(id=SCAN, name="scan", duration_minutes=30, needs=("room", "device")),
+    VisitType(id=SCAN, name="scan", duration_minutes=30, needs=(ResourceKind.ROOM, ResourceKind.DEVICE)),
     VisitType(id=REQUESTABLE, name="second opinion", duration_minutes=30, approval_needed=True),
     VisitType(id=CLINIC_ONLY, name="infusion", duration_minutes=30, self_bookable=False),
     VisitType(id=REMOTE, name="video visit", duration_minutes=30, modes=(Mode.TELEMEDICINE,)),

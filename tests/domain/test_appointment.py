@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain import appointment
+from domain import appointment, slots
 from domain.appointment import (
     FHIR_STATUS,
     Appointment,
@@ -293,10 +293,25 @@ def test_only_rules_that_were_really_broken_are_recorded() -> None:
     assert within.override is None
 
 
+@pytest.mark.parametrize("code", ["patient_busy", "time_blocked", "too_son", ""])
+def test_what_is_no_overridable_rule_is_no_name_for_one(code: str) -> None:
+    with pytest.raises(ValueError, match="rules"):
+        setting_aside(code)
+
+
+def test_every_overridable_rule_has_a_name() -> None:
+    def below(kind: type[slots.BookingRefused]) -> list[type[slots.BookingRefused]]:
+        return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
+
+    told = {kind.code for kind in below(slots.BookingRefused) if kind.overridable and "code" in vars(kind)}
+    assert told | {"slot_taken"} == {rule.value for rule in appointment.OverridableRule}
+
+
 @pytest.mark.parametrize("code", ["slot_taken", "patient_busy", "time_blocked", "resource_busy", "mode_not_offered"])
 def test_a_conflict_can_never_be_set_aside(code: str) -> None:
-    """Also not when it is named: what is not overridable stands."""
-    full: dict[str, Any] = {"by": Party.FRONT_DESK, "override": setting_aside(code)}
+    """Also not when it is named, by whatever way it got past the check of names: what is not overridable stands."""
+    named = appointment.Override.model_construct(rules=(code,), reason=OverrideReason.URGENT_NEED)
+    full: dict[str, Any] = {"by": Party.FRONT_DESK, "override": named}
     story = {
         "slot_taken": (a_clinic(book(at("10:00"))), book(at("10:00"), BEN, SECOND, **full)),
         "patient_busy": (

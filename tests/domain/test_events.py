@@ -156,7 +156,7 @@ EXAMPLES: list[Event] = [
     ),
     provider.TimeOffCancelled(provider_id=uid(3), time_off_id=uid(12)),
     provider.BookingRulesSet(provider_id=uid(3), rules=RULES),
-    resource.ResourceRegistered(resource_id=uid(7), kind=resource.ResourceKind.ROOM, name="Room 1"),
+    resource.ResourceRegistered(resource_id=uid(7), kind=provider.ResourceKind.ROOM, name="Room 1"),
     resource.ResourceRetiredFromUse(resource_id=uid(7)),
     series.SeriesBooked(
         series_id=uid(9),

@@ -8,8 +8,9 @@ import pytest
 
 from domain import patient, reminder, resource
 from domain.patient import Patient, PatientRegistered
+from domain.provider import ResourceKind
 from domain.reminder import Channel, ReminderSent
-from domain.resource import AlreadyRetired, ResourceKind, ResourceRetiredFromUse
+from domain.resource import AlreadyRetired, ResourceRetiredFromUse
 from tests.domain.clinic import ANNA, FIRST, ROOM, a_clinic, uid
 from tests.given import Book
 

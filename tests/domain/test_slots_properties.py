@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from domain import appointment, slots
 from domain.appointment import Party, Request
 from domain.availability import BlockReason, Entry, Page, PageId, Shelf
-from domain.provider import BookingRules, Location, Provider, TimeOffReason, VisitType, WeeklyHours
+from domain.provider import BookingRules, Location, Provider, ResourceKind, TimeOffReason, VisitType, WeeklyHours
 from domain.refusals import Refusal
-from domain.resource import Resource, ResourceKind
+from domain.resource import Resource
 from domain.slots import Diary, Wish, session_of
 from domain.time import DAY, MINUTE, Period, instant_of, zone
 from tests.domain.clinic import ANNA, CLINIC, DOCTOR, ROOM, uid

@@ -225,3 +225,9 @@ async def test_blocks_are_set_and_taken_away_in_one_batch(book: Served, clinic: 
     assert (await book.post("/appointments", DESK, visit(clinic, in_days(3, 11)))).status_code == 201
     is_problem(await book.post("/blocks", DESK, {}), 422, "invalid")
     is_problem(await book.post("/blocks", patient_actor(clinic.patient), {"block": [block]}), 403, "not_allowed")
+
+
+async def test_text_that_the_log_can_not_keep_is_a_faulty_field(book: Served) -> None:
+    answer = await book.post("/providers", ADMIN, {"name": "Dr. \x00 Example"})
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/name"]
