@@ -96,13 +96,6 @@ class InvalidParameter(Refused):
     status = 422
 
 
-class IfMatchFailed(Refused):
-    """`If-Match` names another version than there is now (RFC 9110 §13.1.1)."""
-
-    code = "version_changed"
-    status = 412
-
-
 def problem(
     status: int,
     code: str,
