@@ -358,7 +358,8 @@ def _held(event: AppointmentHeld) -> str:
 
 
 def _requested(event: AppointmentRequested) -> str:
-    return f"{_WHO[event.by]} asked for {_when(event.period, event.time_zone)}.{_aside(event.override)}"
+    when = _when(event.period, event.time_zone)
+    return f"{_WHO[event.by]} asked for {when}{_way(event.mode)}.{_aside(event.override)}"
 
 
 def _booked(event: AppointmentBooked) -> str:
@@ -369,7 +370,11 @@ def _booked(event: AppointmentBooked) -> str:
 def _moved(event: AppointmentRescheduled) -> str:
     before, now = _when(event.previous, event.time_zone), _when(event.period, event.time_zone)
     other = " with another provider" if event.provider_id != event.previous_provider_id else ""
-    said = f"{_WHO[event.by]} moved the visit from {before} to {now}{other}: {_words(event.reason)}."
+    if event.period == event.previous:
+        way = _way(event.mode) or ", in person"
+        said = f"{_WHO[event.by]} changed the visit of {now}{other}{way}: {_words(event.reason)}."
+    else:
+        said = f"{_WHO[event.by]} moved the visit from {before} to {now}{other}: {_words(event.reason)}."
     return said + _aside(event.override)
 
 

@@ -232,3 +232,12 @@ def test_every_event_of_an_appointment_has_its_sentence() -> None:
     kinds = {kind for kind in EVENTS.values() if issubclass(kind, AppointmentEvent)}
     assert kinds
     assert set(_SENTENCES) == kinds | {ReminderSent}
+
+
+async def test_a_visit_that_changes_its_way_and_not_its_time_was_not_moved(elm: Chronicle) -> None:
+    elm.happens(clinic.book(at("09:00"), as_=FIRST))
+    elm.happens(clinic.move(at("09:00"), FIRST, mode=Mode.TELEMEDICINE, video_url="https://video.example/1"))
+    shown = await elm.project()
+    assert (await shown.tells(FIRST))[1] == (
+        "The patient changed the visit of Monday 2 March 2026, 09:00–09:30 (Europe/Berlin), by video: patient request."
+    )
