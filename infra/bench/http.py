@@ -10,6 +10,7 @@ import asyncio
 import random
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -73,11 +74,15 @@ def _measure(served: Served, clinic: Clinic, bare_port: int, per_round: int) -> 
             "p50_ms": round(1000 * statistics.median(one.percentile(0.5) for one in ours), 1),
             "ratios": [round(one, 3) for one in ratios],
             "empty_route_per_second": round(statistics.median(one.rate for one in nothing)),
-            "statuses": {str(status): count for one in ours for status, count in one.statuses.items()},
+            "statuses": {str(status): count for status, count in _statuses(ours).items()},
             "clients": CLIENTS,
             "bookings_a_round": per_round,
         },
     }
+
+
+def _statuses(rounds: list[Measured]) -> Counter[int]:
+    return sum((one.statuses for one in rounds), Counter())
 
 
 def _drive(port: int, requests: list[bytes]) -> Measured:

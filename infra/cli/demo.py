@@ -30,6 +30,7 @@ def command(organization: str | None, seed: int, data: Path | None, as_json: boo
     settings = Settings.load(data=data)
 
     from infra.demo import run, try_next  # noqa: PLC0415 - loads every part, which `--help` need not wait for
+    from infra.embedded.data_folder import DataFolder  # noqa: PLC0415
 
     with bar() as shown:
         task = shown.add_task("Living through some weeks", total=None)
@@ -42,4 +43,6 @@ def command(organization: str | None, seed: int, data: Path | None, as_json: boo
     if as_json:
         click.echo(json.dumps(asdict(summary), default=str))
     else:
-        click.echo("\n".join(try_next(summary, settings.url, settings.data)))
+        holder = DataFolder.open(settings.data).holder()
+        url = holder.url if holder and holder.url else settings.url
+        click.echo("\n".join(try_next(summary, url, settings.data)))

@@ -16,13 +16,20 @@ from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from infra.no_shows.table import COLUMNS, Table, read
 from tests.conftest import Database
+from tests.needs import left_out
 
 TODAY = date(2026, 3, 1)
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "no-shows.csv.gz"
 
-needs_the_real_table = pytest.mark.skipif(
-    not REAL.exists(), reason="left out: the no-shows table may not be shipped, and is not beside this folder"
-)
+needs_the_real_table = pytest.mark.usefixtures("the_real_table")
+
+
+@pytest.fixture
+def the_real_table() -> None:
+    """It may not be shipped with the project, so it lies beside it."""
+    if not REAL.exists():
+        left_out("the no-shows table in shared/data, beside this project,")
+
 
 # A row as the file has it; the tests change one column at a time.
 PLAIN = {
