@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from domain.ports import Recorded
-from projections.model import Model, Poison
+from projections.model import Model, Poison, follows
 
 T = TypeVar("T")
 
@@ -64,7 +64,8 @@ class Store(Protocol):
     async def lines(self, spans: Sequence[Span]) -> Sequence[Sequence[str]]: ...
 
     async def write(self, change: Change, part: str, at: int, upto: int) -> None:
-        """All or nothing, and only while the part stands at `at`; from then on at `upto`. Raises `OutOfStep`."""
+        """All or nothing, and only while `at` is written beside the part's name (0 for nothing); from then on `upto`.
+        Raises `OutOfStep`."""
 
     async def next_generation(self) -> Self: ...
 
@@ -113,7 +114,7 @@ class DocumentModel(Model):
         super().forget()
         self._known.clear()
 
-    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
         shapes = self.SHAPES
         told: list[tuple[Recorded, str, Shape[Any] | None]] = []
         wanted: dict[str, Shape[Any]] = {}
@@ -127,16 +128,15 @@ class DocumentModel(Model):
         now: dict[str, Kept[Any]] = {}
         change = Change()
         poison: Poison | None = None
-        upto = at
+        last = at
         for recorded, name, shape in told:
             try:
                 kept = None
                 if shape is not None:
                     known = now.get(name) or before.get(name)
-                    if known is None:
-                        kept = Kept(shape.fold(None, recorded), recorded.version, recorded.position)
-                    elif recorded.version > known.version:
-                        kept = Kept(shape.fold(known.value, recorded), recorded.version, recorded.position)
+                    if follows(known.version if known else 0, recorded):
+                        value = shape.fold(known.value if known else None, recorded)
+                        kept = Kept(value, recorded.version, recorded.position)
                 notes = self.notes(recorded)
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
                 poison = Poison(recorded.position, recorded.event.NAME, error)
@@ -144,10 +144,13 @@ class DocumentModel(Model):
             if kept is not None:
                 now[name] = kept
             change.added += notes
-            upto = recorded.position
+            last = recorded.position
         for name, kept in now.items():
             self._rewrite(name, before.get(name), kept, change)
-        if upto > at:
+        if poison is not None:
+            # A stream that is mended stands before where its part is.
+            upto = max(at, last) if upto > at else at
+        if upto > at or now or change.added:
             await self.store.write(change, part, at, upto)
             self._remember(now)
         if poison is not None:

@@ -3,8 +3,9 @@
 In: events. Out: two ClickHouse tables of each generation, and two views over the live ones that keep their names.
 docs/decisions/0020-what-clickhouse-gets.md says what may stand here: codes, bands and times, never who the patient is.
 
-Appointments are written first and events last, so the last event's position says how far the whole has come, and what
-a crash left half done is done again to the same rows. Rows are replaced by position; nothing is summed at insert.
+Appointments are written first, events next and progress last, so the last event's position says how far the whole has
+come, or progress where a part has gone on without events; what a crash left half done is done again to the same rows.
+Rows are replaced by position; nothing is summed at insert.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from domain.ports import Recorded
 from domain.provider import Money
 from domain.reminder import ReminderSent
 from domain.time import Period, zone
-from projections.model import Model, Poison
+from projections.model import Model, Poison, Portion, follows
 
 T = TypeVar("T")
 
@@ -304,18 +305,45 @@ class Facts(Model):
 
     def _positions(self) -> Mapping[str, int]:
         self._live = None
-        rows = _rows(self._client, f"SELECT part, max(position) FROM {self._events()} GROUP BY part")  # noqa: S608
+        rows = _rows(
+            self._client,
+            f"SELECT part, max(position) FROM (SELECT part, position FROM {self._events()}"  # noqa: S608
+            f" UNION ALL SELECT part, position FROM {self._progress()}) GROUP BY part",
+        )
         return {row[0]: int(row[1]) for row in rows}
 
-    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
-        await self._fill(self._apply_now, fresh, part)
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
+        await self._fill(self._apply_now, {part: Portion(fresh, upto)}, {part: at})
 
-    def _apply_now(self, fresh: Sequence[Recorded], part: str) -> None:
+    async def apply_parts(self, portions: Mapping[str, Portion]) -> int:
+        """All parts in one insert a table: many small inserts are what ClickHouse suffers from."""
+        fresh: dict[str, Portion] = {}
+        kept: dict[str, int] = {}
+        for part, (events, upto) in portions.items():
+            at = await self._reached(part)
+            if upto > at:
+                fresh[part] = Portion([one for one in events if one.position > at], upto)
+                kept[part] = self._kept(part)
+        try:
+            await self._fill(self._apply_now, fresh, kept)
+        except Poison:
+            # Which parts are written is told by applying each alone.
+            self.forget()
+            return await super().apply_parts(portions)
+        except BaseException:
+            self.forget()
+            raise
+        for part, portion in fresh.items():
+            self._note(part, portion.upto)
+        return sum(len(portion.events) for portion in fresh.values())
+
+    def _apply_now(self, portions: Mapping[str, Portion], kept: Mapping[str, int]) -> None:
         if self._prepared != self._number():
             self._prepare(self._number())
+        told = [(recorded, part) for part, (events, _) in portions.items() for recorded in events]
         wanted = {
             (recorded.organization, recorded.event.appointment_id)
-            for recorded in fresh
+            for recorded, _ in told
             # A stream that starts in this batch is folded from its first event on, whatever the table holds of it: rows
             # are replaced by position, so an older state written again never shows.
             if isinstance(recorded.event, AppointmentEvent) and recorded.version > 1
@@ -324,13 +352,13 @@ class Facts(Model):
         now: dict[tuple[str, UUID], Fact] = {}
         events: list[tuple[Any, ...]] = []
         poison: Poison | None = None
-        for recorded in fresh:
+        for recorded, part in told:
             try:
                 row, event = event_row(recorded, part), recorded.event
                 if isinstance(event, AppointmentEvent):
                     key = (recorded.organization, event.appointment_id)
-                    known = now.get(key) or before.get(key)
-                    if known is None or recorded.version > known.version:
+                    known = now.get(key) or (before.get(key) if recorded.version > 1 else None)
+                    if follows(known.version if known else 0, recorded):
                         now[key] = fold(known, recorded)
                 events.append(row)
             except Exception as error:  # a fault of ours or of the event: either way this model stops here, in the open
@@ -341,8 +369,11 @@ class Facts(Model):
             for index in _INSTANTS:
                 columns[index] = [None if one is None else _microseconds(one) for one in columns[index]]
             self._insert(self._appointments(), columns, _COLUMNS)
-        for some in _by_month(events):
+        # By position, so that what is left out by a crash is never before what is there.
+        for some in _by_month(sorted(events)):
             self._insert(self._events(), list(zip(*some, strict=True)), _EVENT_COLUMNS)
+        if poison is None:
+            self._go_on(portions, kept)
         for key, fact in now.items():
             self._known.pop(key, None)
             self._known[key] = fact
@@ -350,6 +381,16 @@ class Facts(Model):
             del self._known[key]
         if poison is not None:
             raise poison
+
+    def _go_on(self, portions: Mapping[str, Portion], kept: Mapping[str, int]) -> None:
+        """Write down how far parts have come whose rows don't say so themselves."""
+        idle = [
+            (part, upto)
+            for part, (events, upto) in portions.items()
+            if upto > max(kept[part], events[-1].position if events else 0)
+        ]
+        if idle:
+            self._insert(self._progress(), list(zip(*idle, strict=True)), ("part", "position"))
 
     def _facts(self, wanted: Iterable[tuple[str, UUID]]) -> dict[tuple[str, UUID], Fact]:
         found: dict[tuple[str, UUID], Fact] = {}
@@ -384,6 +425,9 @@ class Facts(Model):
     def _events(self) -> str:
         return f"{self._database}.event_facts_{self._number()}"
 
+    def _progress(self) -> str:
+        return f"{self._database}.progress_facts_{self._number()}"
+
     def _number(self) -> int:
         if self._generation is not None:
             return self._generation
@@ -406,6 +450,10 @@ class Facts(Model):
         self._client.command(
             f"CREATE TABLE IF NOT EXISTS {self._database}.event_facts_{generation} ({_EVENT_TYPES})"
             " ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(recorded_at) ORDER BY position"
+        )
+        self._client.command(
+            f"CREATE TABLE IF NOT EXISTS {self._database}.progress_facts_{generation}"
+            " (part LowCardinality(String), position UInt64) ENGINE = ReplacingMergeTree(position) ORDER BY part"
         )
         if self._generation is None:
             self._show(generation)
@@ -459,7 +507,7 @@ class Facts(Model):
         live = self._number()
         tables = self._client.query(
             "SELECT name FROM system.tables WHERE database = %(database)s"
-            " AND match(name, '^(appointment|event)_facts_[0-9]+$')",
+            " AND match(name, '^(appointment|event|progress)_facts_[0-9]+$')",
             {"database": self._database},
         ).result_rows
         for (name,) in tables:

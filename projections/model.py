@@ -1,7 +1,10 @@
 """What every read model has in common: a position, generations, and events that it can't take.
 
-In: batches of recorded events. Out: rows in a store, with the position that they stand for. A model has one filler at a
-time; whoever asks may be another process.
+In: batches of recorded events. Out: rows in a store, with the position that they stand for. Each part of the log has
+one filler at a time; whoever asks may be another process.
+
+The log arrives whole and in order from a follower, which is the part ""; or, through a partitioned topic, in `n` parts
+named "0/n" to "n-1/n", each in order and none knowing how far the others are.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 from domain.ports import Recorded
 
@@ -38,6 +41,36 @@ class Poison(Exception):
         self.error = type(error).__name__
 
 
+class MissingEvents(Exception):
+    """An event came before the one that stands before it in its stream."""
+
+
+class Portion(NamedTuple):
+    """What arrived of one part: `events` by position, and `upto`, the position up to which nothing of it is missing."""
+
+    events: Sequence[Recorded]
+    upto: int
+
+
+def standing(positions: Mapping[str, int]) -> int:
+    """The position up to which parts that stand so hold the whole log. A part that was not heard of stands at 0."""
+    whole: list[int] = [positions.get("", 0)]
+    by_count: dict[str, list[int]] = {}
+    for part, position in positions.items():
+        if part:
+            by_count.setdefault(part.partition("/")[2], []).append(position)
+    whole += [min(found) for count, found in by_count.items() if len(found) == int(count)]
+    return max(whole)
+
+
+def follows(known: int, recorded: Recorded) -> bool:
+    """Whether an event is the next of its stream, of which `known` events are applied; False for one of those. Raises
+    `MissingEvents`."""
+    if recorded.version > known + 1:
+        raise MissingEvents
+    return recorded.version > known
+
+
 class Model(ABC):
     """One read model, filled from the log.
 
@@ -55,31 +88,70 @@ class Model(ABC):
         self._at: dict[str, int] | None = None
         self._moved: asyncio.Event | None = None
 
-    async def apply(self, batch: Sequence[Recorded], part: str = "") -> int:
+    async def apply(self, batch: Sequence[Recorded], part: str = "", upto: int | None = None) -> int:
         """Apply what is not applied yet; return how many events that was.
 
-        `part` names one of the parts in which the log arrives; "" is the whole log, in order. Within a part positions
-        rise, and a stream belongs to one part. A repeat changes nothing. Raises `Poison`, `OutOfStep`, and what the
-        store raises; in each case the same batch may be applied again.
+        `part` names one of the parts in which the log arrives; "" is the whole log. Within a part positions rise, and a
+        stream belongs to one part. `upto` says that the part has nothing more up to there, though the batch may end
+        earlier or be empty. A repeat changes nothing. Raises `Poison`, `OutOfStep`, and what the store raises; in each
+        case the same batch may be applied again, after `Poison` without the event that it names.
         """
-        if self._at is None:
-            self._at = dict(await self.positions())
-        at = self._at.get(part, 0)
+        at = await self._reached(part)
         fresh = [recorded for recorded in batch if recorded.position > at]
-        if not fresh:
+        upto = max(upto or 0, fresh[-1].position if fresh else 0)
+        if upto <= at:
             return 0
         try:
-            await self._apply(fresh, part, at)
+            await self._apply(fresh, part, self._kept(part), upto)
         except Poison as poison:
             before = [recorded.position for recorded in fresh if recorded.position < poison.position]
-            self._note(part, before[-1] if before else at)
+            if before:
+                self._note(part, before[-1])
+            if poison.error == MissingEvents.__name__:
+                await self._surely_missing(part)
             raise
         except BaseException:
             # Whether the store took it is not known, so nothing remembered of it counts.
             self.forget()
             raise
-        self._note(part, fresh[-1].position)
+        self._note(part, upto)
         return len(fresh)
+
+    async def apply_parts(self, portions: Mapping[str, Portion]) -> int:
+        """`apply` for several parts, by name, for which a store may have a cheaper way together.
+
+        Raises as `apply` does, with some of the parts applied; all may be applied again."""
+        return sum([await self.apply(events, part, upto) for part, (events, upto) in portions.items()])
+
+    async def mend(self, stream: Sequence[Recorded], part: str = "") -> int:
+        """Apply a stream from its first event on although its part has passed it, since some of it was left out; return
+        how many events that was. Events that the part has not come to yet are left to come. Raises as `apply` does."""
+        at = await self._reached(part)
+        events = [recorded for recorded in stream if recorded.position <= at]
+        if events:
+            kept = self._kept(part)
+            try:
+                await self._apply(events, part, kept, kept)
+            except BaseException:
+                self.forget()
+                raise
+        return len(events)
+
+    async def _reached(self, part: str) -> int:
+        if self._at is None:
+            self._at = dict(await self.positions())
+        return max(standing(self._at), self._kept(part))
+
+    async def _surely_missing(self, part: str) -> None:
+        """Raises `OutOfStep` where the rows remembered here were moved on by another filler, so that nothing misses."""
+        found, thought = (await self.positions()).get(part, 0), self._kept(part)
+        if found != thought:
+            self.forget()
+            raise OutOfStep(found)
+
+    def _kept(self, part: str) -> int:
+        """What the store has written beside a part's name."""
+        return self._at.get(part, 0) if self._at is not None else 0
 
     def _note(self, part: str, position: int) -> None:
         self._at = {**(self._at or {}), part: position}
@@ -93,7 +165,7 @@ class Model(ABC):
 
     async def position(self) -> int:
         """The position up to which the live rows hold everything; 0 for none. Asks the store."""
-        return min((await self.positions()).values(), default=0)
+        return standing(await self.positions())
 
     async def wait_until(self, position: int, timeout: float) -> bool:
         """Whether the model has got as far as `position` before `timeout` seconds are over."""
@@ -114,12 +186,13 @@ class Model(ABC):
 
     @abstractmethod
     async def positions(self) -> Mapping[str, int]:
-        """How far each part has come, as the store knows it; empty when nothing is kept, or no longer."""
+        """How far each part has come, as the store knows it; empty when nothing is kept, or no longer. The whole log
+        ("") counts for every part."""
 
     @abstractmethod
-    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
-        """Write what the events change, and the last one's position, at once or in an order that a crash can't hurt.
-        The part stands at `at`."""
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
+        """Write what the events change, and that the part stands at `upto` now, where the store says `at`: at once, or
+        in an order that a crash can't hurt. When `upto` is `at`, only the rows change."""
 
     @abstractmethod
     async def next_generation(self) -> Self:

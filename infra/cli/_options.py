@@ -26,7 +26,7 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(function)
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(click.ParamType):
     """A length of time: `90s`, `15m`, `8h`, `2d`."""
 
     name = "duration"

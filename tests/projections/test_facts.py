@@ -15,6 +15,7 @@ from domain.ports import Recorded
 from domain.reminder import ReminderSent
 from projections import facts as facts_file
 from projections.facts import LEAD_BANDS, Fact, Facts, fold
+from projections.model import Portion
 from tests.projections.histories import at_random, written
 from tests.projections.story import batches
 
@@ -106,6 +107,7 @@ async def test_batches_repeats_and_a_rebuild_give_the_same_rows(
         "event_facts_2",
         "events",
         "facts_generations",
+        "progress_facts_2",
     ]
     assert sum((await facts.by_status("elm", *ALWAYS)).values()) > 0
 
@@ -146,13 +148,26 @@ async def test_parts_of_the_log_may_overtake_each_other(analytics: tuple[Client,
         "a": [one for one in events if one.stream.startswith("appointment/")],
         "b": [one for one in events if not one.stream.startswith("appointment/")],
     }
-    await facts.apply(apart["b"], "b")
-    await facts.apply(apart["a"][:20], "a")
-    await facts.apply(apart["a"][10:], "a")
+    await facts.apply(apart["b"], "1/2")
+    await facts.apply(apart["a"][:20], "0/2")
+    await facts.apply(apart["a"][10:], "0/2")
     assert await facts.position() == min(some[-1].position for some in apart.values())
+    await facts.apply_parts({part: Portion([], len(events)) for part in ("0/2", "1/2")})
+    assert await facts.position() == len(events)
     filled = await facts.next_generation()
     await filled.apply(events)
     assert tables(client, database, 2)[0] == tables(client, database, 1)[0]
+    together = await filled.next_generation()
+    for start in range(0, len(events), 70):
+        upto = start + 70
+        await together.apply_parts(
+            {
+                part: Portion([one for one in some if start < one.position <= upto], upto)
+                for part, some in (("0/2", apart["a"]), ("1/2", apart["b"]))
+            }
+        )
+    assert await together.position() >= len(events)
+    assert tables(client, database, 3)[0] == tables(client, database, 2)[0]
 
 
 async def test_more_appointments_than_are_remembered(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,10 +116,10 @@ class Unlucky(FreeTime):
     name = "unlucky"
     luck = True
 
-    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int) -> None:
+    async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
         if not self.luck:
             raise ConnectionError("secret words")
-        await super()._apply(fresh, part, at)
+        await super()._apply(fresh, part, at, upto)
 
 
 async def test_a_model_whose_store_is_down_waits_alone_and_comes_back(log: MemoryLog, caplog: Any) -> None:
