@@ -9,6 +9,10 @@ from typing import Any, NoReturn
 
 import pytest
 
+from infra.local.fetch import Package, is_fetched
+from infra.local.java import find as find_java
+from infra.troubles import CannotStart
+
 
 def left_out(missing: str) -> NoReturn:
     """End the running test: left out because something is missing. With `CI=true` that is a failure."""
@@ -27,3 +31,17 @@ def module(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         left_out(f"the package {name}")
     return importlib.import_module(name)
+
+
+def java(at_least: int) -> None:
+    """A Java of this version or newer."""
+    try:
+        find_java(at_least, "this test")
+    except CannotStart:
+        left_out(f"Java {at_least} or newer")
+
+
+def maven(package: Package) -> None:
+    """Maven, unless what it would bring has been fetched before."""
+    if not is_fetched(package) and shutil.which("mvn") is None:
+        left_out(f"the program mvn, which brings {package.name},")
