@@ -133,6 +133,11 @@ class SigningKey:
         """From a file, made on first start. Raises `PermissionError`, `ValueError`."""
         return cls(read_or_make(path))
 
+    def sign_words(self, words: bytes) -> bytes:
+        """An Ed25519 signature of anything else that is signed beside the log. The words begin with what they are for, so
+        that no signature is ever taken for another kind's."""
+        return self._key.sign(words)
+
     def sign(self, frontier: Frontier, hash: bytes, recorded_at: datetime, signed_at: datetime) -> Checkpoint:
         root = frontier.root()
         signature = self._key.sign(_words(frontier.size, root, hash, recorded_at, signed_at, self.id))
