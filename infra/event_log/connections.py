@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -37,6 +37,15 @@ _SET = (
     "SELECT set_config(wanted.name, wanted.value, false) FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)"
     " JOIN pg_settings USING (name)"
 )
+
+
+# SQLSTATE of refuse_detached() in the database.
+_DETACHED: Final = "ZD001"
+
+
+class Detached(LogUnavailable):
+    """What was asked reaches into a part of the archive that was detached and lies elsewhere. It is never answered in
+    part; `daybook log attach` brings it back."""
 
 
 async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
@@ -92,9 +101,11 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds, and `psycopg.Error` or
-        `UnicodeEncodeError` for what PostgreSQL does not understand."""
+    async def fetch(
+        self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds, `Detached`, and
+        `psycopg.Error` or `UnicodeEncodeError` for what PostgreSQL does not understand."""
         # A task of its own: psycopg answers a cancellation by waiting for the server, which may be the one that hangs.
         task = asyncio.create_task(self._fetch(query, parameters))
         self._asked.add(task)
@@ -105,7 +116,7 @@ class Connections:
             raise LogUnavailable("the log did not answer in time")
         return task.result()
 
-    async def _fetch(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    async def _fetch(self, query: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
         give_up = time.monotonic() + self._patience
         pause = 0.05
         while True:
@@ -122,6 +133,8 @@ class Connections:
                 except (psycopg.Error, OSError) as error:
                     if connection is not None:
                         await connection.close()
+                    if isinstance(error, psycopg.Error) and error.sqlstate == _DETACHED:
+                        raise Detached("these events lie in a detached part of the archive") from error
                     if not unavailable(error):
                         raise
                     # One lost connection speaks for the others: the server was restarted.

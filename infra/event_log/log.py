@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
-from domain.ports import KeyReused, Keyring, Recorded, Save, Saved, VersionConflict
+from domain.ports import KeyReused, Keyring, LogUnavailable, Recorded, Save, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
 from infra.event_log.codec import Stored, decode, encode, person_of, persons_in
 from infra.event_log.connections import Connections
 from infra.event_log.reader import Reader, Row
-from infra.event_log.rows import Draft, author, draft, text
+from infra.event_log.rows import Draft, NotARow, author, columns, draft, text
 from infra.event_log.watch import Watch
 from infra.event_log.writer import Remember, Stats, Writer, saved_before
+from streams.deadletters import Unreadable, Which
 
 _LONGEST_NAME = 512
+_BITE = 500
 _REMEMBERED = (
     "SELECT body_hash, first_position, last_position, result, recorded_at FROM commands"
     " WHERE organization = %s AND actor = %s AND key = %s"
@@ -142,6 +145,43 @@ class PostgresEventLog:
     async def position_at(self, instant: datetime) -> int:
         rows = await self._connections.fetch("SELECT position_at(%s::timestamptz)", (instant,))
         return int(rows[0][0])
+
+    async def opened(self, rows: Sequence[bytes]) -> Sequence[Recorded | Unreadable]:
+        """The events of rows v1, in their order; what can't be read is told in its place and hides nothing else.
+
+        Raises `LogUnavailable` where keys are needed and can't be asked for."""
+        found: list[Recorded | Unreadable] = []
+        for start in range(0, len(rows), _BITE):
+            found += await self._opened(rows[start : start + _BITE])
+            # Whoever else lives in the event loop gets a turn.
+            await asyncio.sleep(0)
+        return found
+
+    async def _opened(self, rows: Sequence[bytes]) -> list[Recorded | Unreadable]:
+        read: list[Row | None] = []
+        for row in rows:
+            try:
+                read.append(columns(row))
+            except NotARow:
+                read.append(None)
+        try:
+            events = iter(await self._recorded([row for row in read if row is not None]))
+            return [Unreadable(NotARow.__name__) if row is None else next(events) for row in read]
+        except LogUnavailable:
+            raise
+        except Exception:  # whatever a row that somebody else wrote makes of the codec: it is looked for one by one
+            return [await self._one_opened(row) for row in read]
+
+    async def _one_opened(self, row: Row | None) -> Recorded | Unreadable:
+        if row is None:
+            return Unreadable(NotARow.__name__)
+        try:
+            return (await self._recorded([row]))[0]
+        except LogUnavailable:
+            raise
+        except Exception as error:
+            which = Which(row[0], row[1], row[2][len(row[1]) + 1 :], row[3], row[5], row[14])
+            return Unreadable(type(error).__name__, which)
 
     async def _recorded(self, rows: Sequence[Row]) -> list[Recorded]:
         stored = [Stored(row[0], row[1], row[4], row[5], row[6]) for row in rows]

@@ -62,12 +62,17 @@ DEFAULT_ACTOR: Final = "eventsourcing"
 _PLAIN: Final = f"{DEFAULT_ORGANIZATION}/aggregate/"
 _NO_END: Final = 2**63 - 1
 
-_EVENTS = "SELECT stream, version, name, payload FROM events WHERE stream = %s AND version > %s AND version <= %s"
+_EVENTS = (
+    "SELECT stream, version, name, payload FROM all_events WHERE stream = %s AND version > %s AND version <= %s"
+    " AND NOT EXISTS (SELECT FROM archived_streams AS s WHERE s.stream = %s AND s.gone > %s AND refuse_detached())"
+)
 _SNAPSHOTS = "SELECT stream, version, name, payload FROM snapshots WHERE stream = %s AND version > %s AND version <= %s"
 _ORDER = {False: " ORDER BY version LIMIT %s", True: " ORDER BY version DESC LIMIT %s"}
 _NOTIFICATIONS = (
-    "SELECT stream, version, name, payload, position FROM events WHERE position >= %s AND position <= %s"
-    " AND (%s::text[] = '{}' OR name = ANY(%s::text[])) ORDER BY position LIMIT %s"
+    "SELECT stream, version, name, payload, position FROM all_events WHERE position >= %s AND position <= %s"
+    " AND (%s::text[] = '{}' OR name = ANY(%s::text[]))"
+    " AND NOT EXISTS (SELECT FROM archive_parts AS p WHERE p.detached_at IS NOT NULL AND p.upto >= %s"
+    " AND refuse_detached()) ORDER BY position LIMIT %s"
 )
 _INSERT_SNAPSHOTS = (
     "INSERT INTO snapshots (stream, version, name, payload)"
@@ -256,12 +261,9 @@ class LogAggregateRecorder(AggregateRecorder):
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
         query = (_SNAPSHOTS if self._snapshots else _EVENTS) + _ORDER[desc]
-        parameters = (
-            self.datastore.stream(originator_id),
-            -1 if gt is None else gt,
-            _NO_END if lte is None else lte,
-            limit,
-        )
+        stream, after = self.datastore.stream(originator_id), -1 if gt is None else gt
+        again = () if self._snapshots else (stream, after)
+        parameters = (stream, after, _NO_END if lte is None else lte, *again, limit)
         rows = self.datastore.engine.run(lambda writer, reader: reader.fetch(query, parameters))
         return [
             StoredEvent(self.datastore.originator_id(stream), version, name, payload)
@@ -340,7 +342,7 @@ class LogApplicationRecorder(LogAggregateRecorder, ApplicationRecorder):
     ) -> Sequence[Notification]:
         first = 0 if start is None else start if inclusive_of_start else start + 1
         names = list(topics)
-        parameters = (first, _NO_END if stop is None else stop, names, names, limit)
+        parameters = (first, _NO_END if stop is None else stop, names, names, first, limit)
         rows = self.datastore.engine.run(lambda writer, reader: reader.fetch(_NOTIFICATIONS, parameters))
         return [
             Notification(self.datastore.originator_id(stream), version, name, payload, id=position)

@@ -1,4 +1,8 @@
-"""Reads the log: rows out of PostgreSQL, raw. Questions about streams that arrive together are asked as one."""
+"""Reads the log: rows out of PostgreSQL, raw. Questions about streams that arrive together are asked as one.
+
+An event that moves into the archive does so in one transaction, and every question here is one statement, which sees
+one moment: it meets each event exactly once, wherever it stands.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,34 @@ Row = tuple[Any, ...]
 
 _COLUMNS: Final = ", ".join(f"e.{column}" for column in COLUMNS[:-1])
 _NO_END: Final = 2**63 - 1
+# The ledger tells whether a stream has archived events after the wanted version, and between which positions, so that
+# no other partition is looked at.
 _BY_STREAM = (
     f"SELECT {_COLUMNS}, wanted.place FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) WITH ORDINALITY"  # noqa: S608
-    " AS wanted(stream, after, upto, place) JOIN LATERAL (SELECT * FROM events WHERE events.stream = wanted.stream"
-    " AND events.version > wanted.after AND events.position <= wanted.upto ORDER BY events.version) AS e ON true"
+    " AS wanted(stream, after, upto, place)"
+    " LEFT JOIN LATERAL (SELECT s.first_position, s.last_position FROM archived_streams AS s"
+    " WHERE s.stream = wanted.stream AND s.version > wanted.after AND s.first_position <= wanted.upto"
+    " AND (s.gone <= wanted.after OR refuse_detached())) AS archived ON true"
+    " JOIN LATERAL ("
+    "SELECT a.* FROM archived_events AS a WHERE a.stream = wanted.stream AND a.version > wanted.after"
+    " AND a.position >= archived.first_position AND a.position <= least(archived.last_position, wanted.upto)"
+    " UNION ALL SELECT h.* FROM events AS h WHERE h.stream = wanted.stream AND h.version > wanted.after"
+    " AND h.position <= wanted.upto) AS e ON true"
     " ORDER BY wanted.place, e.version"
 )
-_BY_POSITION = f"SELECT {_COLUMNS} FROM events AS e WHERE e.position > %s ORDER BY e.position LIMIT %s"  # noqa: S608
+_BY_POSITION = (
+    f"SELECT {_COLUMNS} FROM all_events AS e WHERE e.position > %s"  # noqa: S608
+    " AND NOT EXISTS (SELECT FROM archive_parts AS p WHERE p.detached_at IS NOT NULL AND p.upto > %s"
+    " AND refuse_detached()) ORDER BY e.position LIMIT %s"
+)
 # Steps from one stream's first entry in the index to the next stream's, however long the streams are.
 _STREAMS = (
     "WITH RECURSIVE found(stream) AS ("
-    "(SELECT stream FROM events WHERE stream >= %s AND stream <= %s ORDER BY stream LIMIT 1) UNION ALL "
-    "SELECT (SELECT e.stream FROM events AS e WHERE e.stream > found.stream AND e.stream <= %s"
+    "(SELECT stream FROM events WHERE stream >= %(first)s AND stream <= %(last)s ORDER BY stream LIMIT 1) UNION ALL "
+    "SELECT (SELECT e.stream FROM events AS e WHERE e.stream > found.stream AND e.stream <= %(last)s"
     " ORDER BY e.stream LIMIT 1) FROM found WHERE found.stream IS NOT NULL"
     ") SELECT stream FROM found WHERE stream IS NOT NULL"
+    " UNION SELECT stream FROM archived_streams WHERE stream >= %(first)s AND stream <= %(last)s ORDER BY stream"
 )
 
 
@@ -40,7 +58,8 @@ class _Request:
 
 
 class Reader:
-    """Rows as tuples of the columns but the hash. Streams are full names. Raises `LogUnavailable`."""
+    """Rows as tuples of the columns but the hash. Streams are full names. Raises `LogUnavailable`, and `Detached` where
+    a part of the answer lies in a part of the archive that was detached."""
 
     def __init__(self, connections: Connections, *, at_once: int = 3) -> None:
         self._connections = connections
@@ -49,10 +68,10 @@ class Reader:
         self._waiting: list[_Request] = []
 
     async def streams(self, first: str, last: str) -> Sequence[str]:
-        return [row[0] for row in await self._connections.fetch(_STREAMS, (first, last, last))]
+        return [row[0] for row in await self._connections.fetch(_STREAMS, {"first": first, "last": last})]
 
     async def after(self, position: int, limit: int) -> list[Row]:
-        return await self._connections.fetch(_BY_POSITION, (position, limit))
+        return await self._connections.fetch(_BY_POSITION, (position, position, limit))
 
     async def load(self, after: Mapping[str, int], upto: int | None) -> list[list[Row]]:
         """The rows of each stream in `after`, in its order. Calls made while others are under way ride together."""

@@ -6,13 +6,14 @@ docs/decisions/0001-row-v1-and-chain.md fixes all of it; nothing here may ever c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
-from typing import Final
+from struct import error as StructError
+from typing import Any, Final
 from uuid import UUID
 
 from domain.refusals import Invalid
@@ -44,6 +45,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LENGTH: Final = Struct(">i")
 _INT8: Final = Struct(">iq")
+_BIGINT: Final = Struct(">q")
 _NULL: Final = _LENGTH.pack(-1)
 _UUID_LENGTH: Final = _LENGTH.pack(16)
 _COUNT: Final = Struct(">h").pack(len(COLUMNS))
@@ -184,3 +186,68 @@ def fields(row: bytes) -> Iterator[bytes | None]:
         else:
             yield row[at : at + length]
             at += length
+
+
+class NotARow(ValueError):
+    """Bytes that are no row v1."""
+
+
+def stream_in(row: bytes) -> str:
+    """The full name of the stream in a row v1."""
+    # Behind the position, of twelve bytes with its length, and the organization.
+    start = 20 + _LENGTH.unpack_from(row, 12)[0]
+    return row[start : start + _LENGTH.unpack_from(row, start - 4)[0]].decode()
+
+
+def _bigint(data: bytes) -> int:
+    return int(_BIGINT.unpack(data)[0])
+
+
+def _uuid(data: bytes) -> UUID:
+    return UUID(bytes=data)
+
+
+def _instant(data: bytes) -> datetime:
+    return instant(_bigint(data))
+
+
+# How each column but the hash is read, and whether it may be missing.
+_READERS: Final[tuple[tuple[Callable[[bytes], Any], bool], ...]] = (
+    (_bigint, False),
+    (bytes.decode, False),
+    (bytes.decode, False),
+    (_bigint, False),
+    (_uuid, False),
+    (bytes.decode, False),
+    (bytes, False),
+    (bytes.decode, False),
+    (bytes.decode, True),
+    (bytes.decode, True),
+    (_uuid, False),
+    (_uuid, False),
+    (_uuid, True),
+    (_instant, False),
+    (_instant, False),
+)
+
+
+def columns(row: bytes) -> tuple[Any, ...]:
+    """The columns of a row v1, in the order of `COLUMNS` but the hash; instants are aware, UTC. Raises `NotARow`."""
+    found: list[Any] = []
+    at, end = 0, len(row)
+    try:
+        for read, may_lack in _READERS:
+            (length,) = _LENGTH.unpack_from(row, at)
+            at += 4
+            if length >= 0:
+                found.append(read(row[at : at + length]))
+                at += length
+            elif may_lack:
+                found.append(None)
+            else:
+                raise NotARow("not a row v1")
+    except (ValueError, OverflowError, StructError) as error:
+        raise NotARow("not a row v1") from error
+    if at != end or not found[2].startswith(found[1] + "/"):
+        raise NotARow("not a row v1")
+    return tuple(found)

@@ -41,8 +41,10 @@ EMPTY: Final = -1
 
 _LOCK = "SELECT position, hash, recorded_at FROM log_head FOR UPDATE"
 # The clock is read by a statement of its own: in the locking one it would be read before the lock is granted.
+# A stream without events in the table may have all of them in the archive, whose ledger knows its last version.
 _VERSIONS = (
-    "SELECT clock_timestamp(), ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream = wanted.name), -1)"
+    "SELECT clock_timestamp(), ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream = wanted.name),"
+    " (SELECT version FROM archived_streams WHERE stream = wanted.name), -1)"
     " FROM unnest(%s) WITH ORDINALITY AS wanted(name, place) ORDER BY place)"
 )
 _MEMORIES = (
@@ -416,7 +418,7 @@ class Writer:
         async with connection.transaction():
             await connection.execute(_LOCK)
             if plan.rows:
-                found = await connection.execute("SELECT event_id FROM events WHERE position = %s", (plan.first,))
+                found = await connection.execute("SELECT event_id FROM all_events WHERE position = %s", (plan.first,))
                 return await found.fetchone() == (plan.first_event,)
             if plan.tracked:
                 found = await connection.execute(_TRACKED, (texts(list(plan.tracked)),))
