@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import pytest
 
-from infra.local.fetch import KAFKA
+from infra.local.elasticsearch import Elasticsearch
+from infra.local.fetch import ELASTICSEARCH, KAFKA
 from infra.local.kafka import Kafka
 from infra.local.server import LocalServer
 from tests import needs
@@ -45,3 +46,11 @@ def kafka() -> Kafka:
     needs.java(17)
     needs.maven(KAFKA)
     return _shared(Kafka, lambda folder: Kafka(folder, die_with_me=True))
+
+
+@pytest.fixture(scope="session")
+def elasticsearch() -> Elasticsearch:
+    """A search server; `elasticsearch.url` is its address. The run shares it: give indexes names of your own."""
+    needs.java(21)
+    needs.maven(ELASTICSEARCH)
+    return _shared(Elasticsearch, lambda folder: Elasticsearch(folder, die_with_me=True))
