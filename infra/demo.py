@@ -63,6 +63,7 @@ from domain.series import Frequency, Recurrence
 from domain.time import DAY, MINUTE, Period, instant_of, zone
 from infra.desk import desk_on
 from infra.embedded.servers import Servers
+from infra.installation import Installation
 from infra.settings import Settings
 from infra.troubles import Trouble, WrongInput
 
@@ -686,7 +687,7 @@ def run(settings: Settings, organization: str, seed: int, progress: Progress) ->
     """Fill the book in a data folder, beside a server that runs on it or alone. Raises `Trouble`."""
 
     async def filled(servers: Servers) -> Summary:
-        async with desk_on(servers.folder, servers.postgres) as desk:
+        async with desk_on(Installation.embedded(settings, servers)) as desk:
             try:
                 return await fill(desk, organization, seed, datetime.now(UTC), progress)
             except Refusal as refusal:

@@ -1,4 +1,4 @@
-"""Opens a desk on the log of a data folder. In: running embedded servers. Out: a desk, closed again in order."""
+"""Opens the log and a desk on it. In: an installation. Out: both, closed again in order."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from commands.loop import Desk
-from infra.embedded.data_folder import DataFolder
-from infra.embedded.postgres import Postgres
-from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy, SigningKey
+from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
-from infra.event_log.schema import app_dsn, migrate
+from infra.event_log.schema import migrate
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
-from infra.keyring import MasterKeyFile, PostgresKeyring
-
-_MASTER_KEY = "master.key"
-MEMORY_KEY = "commands"
+from infra.installation import Installation
+from infra.keyring import PostgresKeyring
 
 
 @asynccontextmanager
-async def keyring_on(folder: DataFolder, postgres: Postgres) -> AsyncIterator[PostgresKeyring]:
-    keyring = PostgresKeyring(app_dsn(postgres.dsn()), MasterKeyFile.at(folder.keys / _MASTER_KEY))
+async def keyring_on(place: Installation) -> AsyncIterator[PostgresKeyring]:
+    keyring = PostgresKeyring(place.postgres, place.keys.master())
     try:
         yield keyring
     finally:
@@ -31,24 +27,35 @@ async def keyring_on(folder: DataFolder, postgres: Postgres) -> AsyncIterator[Po
 
 
 @asynccontextmanager
-async def log_on(folder: DataFolder, postgres: Postgres) -> AsyncIterator[PostgresEventLog]:
-    """The log, its tables brought to the newest shape first. Several processes may do so at once."""
-    await asyncio.to_thread(migrate, postgres.dsn())
-    async with keyring_on(folder, postgres) as keyring, PostgresEventLog(app_dsn(postgres.dsn()), keyring) as log:
+async def log_on(place: Installation) -> AsyncIterator[PostgresEventLog]:
+    """The log, its tables brought to the newest shape first where that is this process's to do. Several may at once."""
+    if place.owner is not None:
+        await asyncio.to_thread(migrate, place.owner)
+    async with keyring_on(place) as keyring, PostgresEventLog(place.postgres, keyring) as log:
         yield log
 
 
-def checkpointer_on(folder: DataFolder, postgres: Postgres, log: PostgresEventLog) -> Checkpointer:
-    """Signs the log into the data folder. Raises `CheckpointsBusy` where another process does."""
-    key = SigningKey.at(folder.keys / "checkpoints.ed25519")
-    return Checkpointer(app_dsn(postgres.dsn()), folder.checkpoints, key, log.wait)
+def checkpointer_on(place: Installation, log: PostgresEventLog) -> Checkpointer:
+    """Signs the log. Raises `CheckpointsBusy` where another process does."""
+    return Checkpointer(place.postgres, place.checkpoints, place.keys.checkpoints(), log.wait)
+
+
+def desk_for(place: Installation, log: PostgresEventLog) -> Desk:
+    return Desk(
+        log,
+        log.clock,
+        TimeOrderedIds(),
+        PublicHolidays(),
+        video_url_template=place.settings.video_url_template,
+        memory_key=place.keys.memory(),
+    )
 
 
 @asynccontextmanager
-async def desk_on(folder: DataFolder, postgres: Postgres) -> AsyncIterator[Desk]:
+async def desk_on(place: Installation) -> AsyncIterator[Desk]:
     """A desk of this process's own, beside whatever other process writes. At the end the log is signed, unless a server
     runs that does so anyway."""
-    async with log_on(folder, postgres) as log:
-        yield Desk(log, log.clock, TimeOrderedIds(), PublicHolidays(), memory_key=folder.secret(MEMORY_KEY))
+    async with log_on(place) as log:
+        yield desk_for(place, log)
         with contextlib.suppress(CheckpointsBusy):
-            await checkpointer_on(folder, postgres, log).close()
+            await checkpointer_on(place, log).close()

@@ -12,15 +12,13 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import redis.asyncio
 import uvloop
 
 from domain.ports import EventLog
@@ -28,16 +26,13 @@ from infra.control import Progress, Result
 from infra.desk import log_on
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
-from infra.embedded.postgres import Postgres
-from infra.embedded.redis import Redis
 from infra.garbage import few_collections
+from infra.installation import Installation
+from infra.read_models import models_on
+from infra.settings import Settings
 from infra.troubles import CannotStart, Trouble
 from infra.turns import short_turns
-from projections.diary import AppointmentDiary
 from projections.facts import Facts
-from projections.free_time import FreeTime
-from projections.model import Model
-from projections.redis_store import RedisStore
 from streams.follower import Follower, State
 
 _TELL_EVERY: Final = 0.25
@@ -49,22 +44,6 @@ _ENGINE_WITHIN: Final = 30.0
 
 class FillingFailed(Trouble):
     """The read models can't be filled now. The log has everything; they can be rebuilt from it."""
-
-
-@asynccontextmanager
-async def models_on(folder: DataFolder, clickhouse: ClickHouse) -> AsyncIterator[tuple[Facts, Sequence[Model]]]:
-    """The read models of a data folder, on its Redis and the engine of this process: facts by name, and all."""
-    async with redis.asyncio.Redis.from_url(Redis(folder).url) as client:
-        filler, reader = await asyncio.to_thread(lambda: (clickhouse.connect(), clickhouse.connect()))
-        facts = Facts(filler, reader)
-        try:
-            yield (
-                facts,
-                [AppointmentDiary(RedisStore(client, "diary")), FreeTime(RedisStore(client, "free_time")), facts],
-            )
-        finally:
-            await facts.close()
-            await asyncio.to_thread(clickhouse.close)
 
 
 async def counted(facts: Facts, organization: str, first: date, last: date) -> dict[str, Any]:
@@ -146,17 +125,13 @@ def _fill(path: Path, connection: Connection) -> None:
     # Ctrl-C at a terminal reaches every process; the command decides what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    folder = DataFolder.open(path)
     with few_collections(), short_turns(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(folder, connection))
+        runner.run(_serve(DataFolder.open(path), connection))
 
 
 async def _serve(folder: DataFolder, connection: Connection) -> None:
-    async with (
-        log_on(folder, Postgres(folder)) as log,
-        models_on(folder, await _engine(folder)) as (facts, models),
-        Follower(log, models) as follower,
-    ):
+    place = Installation.of_folder(Settings(data=folder.path), folder, await _engine(folder))
+    async with log_on(place) as log, models_on(place) as models, Follower(log, models.all) as follower:
         while True:
             try:
                 name, *arguments = await asyncio.to_thread(connection.recv)
@@ -166,7 +141,7 @@ async def _serve(folder: DataFolder, connection: Connection) -> None:
                 if name == "catch_up":
                     await _catch_up(follower, log, connection, *arguments)
                 else:
-                    connection.send(await counted(facts, *arguments))
+                    connection.send(await counted(models.facts, *arguments))
             except FillingFailed as failed:
                 connection.send(failed)
 

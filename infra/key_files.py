@@ -26,8 +26,16 @@ def read_or_make(path: Path, length: int = 32) -> bytes:
         finally:
             draft.unlink()
         sync_folder(path.parent)
-    if path.stat().st_mode & 0o077:
-        raise PermissionError(f"{path.name} may be read by others; its mode is to be 0600")
+    return read(path, length, group=False)
+
+
+def read(path: Path, length: int = 32, *, group: bool = True) -> bytes:
+    """The bytes in the file. Raises as `read_or_make` does, and `FileNotFoundError`.
+
+    `group` allows the file's group to read it, as a secret that is mounted into a container is shared by its group.
+    """
+    if path.stat().st_mode & (0o027 if group else 0o077):
+        raise PermissionError(f"{path.name} may be read by others; its mode is to be {'0640' if group else '0600'}")
     secret = path.read_bytes()
     if len(secret) != length:
         raise ValueError(f"{path.name} does not hold {length} bytes")

@@ -1,21 +1,71 @@
-"""Secrets of one installation, each a file in the data folder made on first use. Out: what they are used for."""
+"""Secrets of one installation, each a file of random bytes in one folder. Out: what they are used for."""
 
 from __future__ import annotations
 
-from infra.embedded.data_folder import DataFolder
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from infra.event_log import checkpoints
 from infra.http.cursors import Cursors
 from infra.http.positions import Positions
 from infra.http.tokens import SigningKey
+from infra.key_files import read, read_or_make
+from infra.keyring import MasterKeyFile
+from infra.troubles import CannotStart
+
+# What each file is for, as `daybook keys` says it.
+FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "master.key": "wraps the data keys of persons",
+        "checkpoints.ed25519": "signs the log",
+        "tokens.ed25519": "signs tokens",
+        "http": "seals cursors and positions",
+        "commands": "keys the hashes of remembered commands",
+    }
+)
 
 
-def token_key(folder: DataFolder) -> SigningKey:
-    """Signs the tokens that `daybook token` mints. Raises `CannotStart` when its file is damaged."""
-    return SigningKey(folder.secret("tokens.ed25519"))
+class KeyFolder:
+    """`make` says whether what is missing is made: a single machine makes its own, services that share a folder must
+    all have the same one. Every question raises `CannotStart` for a file that is missing or damaged."""
 
+    def __init__(self, path: Path, *, make: bool) -> None:
+        self.path = path
+        self._make = make
 
-def cursors(folder: DataFolder) -> Cursors:
-    return Cursors(folder.secret("http"))
+    def secret(self, name: str, length: int = 32) -> bytes:
+        path = self.path / name
+        try:
+            return read_or_make(path, length) if self._make else read(path, length)
+        except FileNotFoundError as error:
+            raise CannotStart(f"{path} is missing. `daybook keys make` makes what is missing in a folder.") from error
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"{path}: {error}. Mend it, or bring it back from a backup.") from error
 
+    def make(self) -> Sequence[str]:
+        """Make every file that is missing, and return their names."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [name for name in FILES if not (self.path / name).exists()]
+        for name in missing:
+            read_or_make(self.path / name)
+        return missing
 
-def positions(folder: DataFolder) -> Positions:
-    return Positions(folder.secret("http"))
+    def master(self) -> MasterKeyFile:
+        return MasterKeyFile(self.secret("master.key"))
+
+    def tokens(self) -> SigningKey:
+        """Signs the tokens that `daybook token` mints."""
+        return SigningKey(self.secret("tokens.ed25519"))
+
+    def checkpoints(self) -> checkpoints.SigningKey:
+        return checkpoints.SigningKey(self.secret("checkpoints.ed25519"))
+
+    def cursors(self) -> Cursors:
+        return Cursors(self.secret("http"))
+
+    def positions(self) -> Positions:
+        return Positions(self.secret("http"))
+
+    def memory(self) -> bytes:
+        return self.secret("commands")

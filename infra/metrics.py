@@ -15,9 +15,8 @@ from streams.follower import Follower, Status
 class LogMetrics(Collector):
     """What the writer of this process did."""
 
-    def __init__(self, log: PostgresEventLog, checkpointer: Checkpointer) -> None:
+    def __init__(self, log: PostgresEventLog) -> None:
         self._log = log
-        self._checkpointer = checkpointer
 
     def collect(self) -> Iterable[Metric]:
         stats = self._log.stats
@@ -26,14 +25,20 @@ class LogMetrics(Collector):
         yield CounterMetricFamily("daybook_log_batches", "Transactions that they took.", value=stats.batches)
         yield CounterMetricFamily("daybook_log_conflicts", "Saves that came too late.", value=stats.conflicts)
         yield CounterMetricFamily("daybook_log_replays", "Repeats answered from memory.", value=stats.replays)
+
+
+class SigningMetrics(Collector):
+    """How far the log is signed, by the process that signs it."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def collect(self) -> Iterable[Metric]:
+        altered = int(self._checkpointer.fault is not None)
         yield GaugeMetricFamily("daybook_log_signed_position", "Last signed position.", value=self._checkpointer.size)
         yield GaugeMetricFamily(
-            "daybook_log_altered", "1 when the log no longer continues what was signed.", value=self._altered
+            "daybook_log_altered", "1 when the log no longer continues what was signed.", value=altered
         )
-
-    @property
-    def _altered(self) -> int:
-        return int(self._checkpointer.fault is not None)
 
 
 class ModelMetrics(Collector):

@@ -1,6 +1,7 @@
-"""The long-lived server. In: settings. Out: embedded servers, both APIs and the control socket, until told to stop.
+"""Long-lived processes. In: settings. Out: the embedded Daybook, or one service of the full stack, until told to stop.
 
-Ctrl-C, SIGTERM and SIGHUP stop it in order: requests under way are answered, followers end, then Redis, then Postgres.
+Ctrl-C, SIGTERM and SIGHUP stop either in order: requests under way are answered, then what they need is closed; the
+embedded Daybook ends its followers, then Redis, then Postgres.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import uvicorn
@@ -30,6 +32,7 @@ from infra.wiring import Application
 Announce = Callable[[str, Application, EmbeddedServers], None]
 
 _GRACE = 10
+_log = logging.getLogger("daybook.server")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,11 +47,45 @@ def run(settings: Settings, announce: Announce, prepare: Prepare | None = None) 
         runner.run(serve(settings, announce, prepare))
 
 
-async def serve(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
+def run_service(settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str) -> None:
+    """Serve one application, that is opened and closed around it, until told to stop. Raises `Trouble` when it can't
+    start. `what` it is gets logged with the address at which it answers."""
+    _log_to_stderr(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_service(settings, opened, what))
+
+
+async def _serve_service(
+    settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str
+) -> None:
+    told = _told()
+    with contextlib.ExitStack() as kept:
+        listener = kept.enter_context(_listen(settings))
+        async with opened() as app:
+            kept.enter_context(few_collections())
+            kept.enter_context(short_turns())
+            api = _Quiet(_config(app))
+            serving = asyncio.create_task(api.serve([listener]))
+            try:
+                up = asyncio.create_task(api.up.wait())
+                await asyncio.wait([up, serving], return_when=asyncio.FIRST_COMPLETED)
+                _log.info("%s answers at %s", what, _url(settings, listener.getsockname()[1]))
+                await asyncio.wait([asyncio.create_task(told.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                api.should_exit = True
+                await serving
+
+
+def _told() -> asyncio.Event:
+    """Set when it is time to stop."""
     told = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        loop.add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
+
+
+async def serve(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
+    told = _told()
     async with (
         EmbeddedServers(settings) as servers,
         wiring.build(settings, servers) as application,

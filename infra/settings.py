@@ -16,13 +16,19 @@ from infra.troubles import WrongSettings
 
 Stack = Literal["embedded", "full"]
 
+# The read models by name.
+MODELS = ("diary", "free_time", "facts")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Sizes in bytes, durations in seconds.
 
-    `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off. The `_dsn` and
-    `_url` fields belong to the full stack and hold secrets, so they stay out of `repr`.
+    `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off.
+
+    The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
+    folders (in `data` where they are not said), `kafka_ca` the file of who signed the brokers' keys. The `_dsn` and
+    `_url` fields hold secrets, so they stay out of `repr`; `postgres_owner_dsn` is for `daybook migrate` alone.
     """
 
     data: Path = Path("data")
@@ -43,9 +49,34 @@ class Settings:
     rate_window: int = 60
     log_level: str = "info"
 
+    keys: Path | None = None
+    checkpoints: Path | None = None
+    kafka: str | None = None
+    kafka_security: str = "PLAINTEXT"
+    kafka_ca: Path | None = None
+    kafka_user: str | None = None
+    kafka_password: str | None = field(default=None, repr=False)
     postgres_dsn: str | None = field(default=None, repr=False)
+    postgres_owner_dsn: str | None = field(default=None, repr=False)
     redis_url: str | None = field(default=None, repr=False)
     clickhouse_url: str | None = field(default=None, repr=False)
+    elasticsearch_url: str | None = field(default=None, repr=False)
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.keys or self.data / "keys"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.checkpoints or self.data / "checkpoints"
+
+    def need(self, *names: str) -> None:
+        """Raises `WrongSettings` naming those that are not set."""
+        if missing := [f"DAYBOOK_{name.upper()}" for name in names if not getattr(self, name)]:
+            raise WrongSettings(
+                f"This needs {', '.join(missing)}, by the environment; or each with _FILE behind its name, naming a "
+                "file that holds it."
+            )
 
     @property
     def url(self) -> str:
@@ -75,19 +106,25 @@ class Settings:
             raise WrongSettings(f"PORT is {self.port}; a port lies between 0 and 65535 (0 takes any free one).")
         if self.stack not in ("embedded", "full"):
             raise WrongSettings(f"DAYBOOK_STACK is {self.stack!r}; it is either 'embedded' or 'full'.")
-        if self.stack == "full":
-            missing = [f"DAYBOOK_{name.upper()}" for name in _SECRETS if not getattr(self, name)]
-            if missing:
-                raise WrongSettings(
-                    f"The full stack needs {', '.join(missing)} (or each with _FILE, naming a file that holds it)."
-                )
+        if self.kafka_security not in _KAFKA_SECURITY:
+            raise WrongSettings(
+                f"DAYBOOK_KAFKA_SECURITY is {self.kafka_security!r}; it is one of {', '.join(_KAFKA_SECURITY)}."
+            )
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
 
 
 _SHORT = {"data": "DATA", "port": "PORT"}
-_SECRETS = ("postgres_dsn", "redis_url", "clickhouse_url")
+_KAFKA_SECURITY = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_SECRETS = (
+    "kafka_password",
+    "postgres_dsn",
+    "postgres_owner_dsn",
+    "redis_url",
+    "clickhouse_url",
+    "elasticsearch_url",
+)
 _KINDS: Mapping[str, type] = {
     "data": Path,
     "host": str,
@@ -104,9 +141,18 @@ _KINDS: Mapping[str, type] = {
     "rate_limit": int,
     "rate_window": int,
     "log_level": str,
+    "keys": Path,
+    "checkpoints": Path,
+    "kafka": str,
+    "kafka_security": str,
+    "kafka_ca": Path,
+    "kafka_user": str,
+    "kafka_password": str,
     "postgres_dsn": str,
+    "postgres_owner_dsn": str,
     "redis_url": str,
     "clickhouse_url": str,
+    "elasticsearch_url": str,
 }
 
 

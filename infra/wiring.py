@@ -1,6 +1,7 @@
-"""The one place that sees everything. In: settings and running servers. Out: the application, whole and connected.
+"""The one place that sees everything. In: an installation. Out: applications, whole and connected.
 
-What is opened here is closed here, in reverse, when the server stops.
+What is opened here is closed here, in reverse, when the server stops. `build` makes the embedded Daybook, all of it in
+one process; the others make the services of the full stack, which find each other through the log and the stores.
 """
 
 from __future__ import annotations
@@ -9,35 +10,38 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
-from clickhouse_connect.driver.client import Client
+import redis.asyncio
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 import read_api.app
 import write_api.app
 from commands.loop import Desk
-from infra import keys
 from infra.control import Control, Progress, Result
-from infra.desk import MEMORY_KEY, checkpointer_on, log_on
+from infra.desk import checkpointer_on, desk_for, log_on
 from infra.embedded.servers import EmbeddedServers
-from infra.event_log.checkpoints import Checkpointer
+from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
-from infra.filling import counting, models_on
-from infra.holidays import PublicHolidays
+from infra.filling import counting
 from infra.http import health
-from infra.http.limits import MemoryBuckets, Policy, RateLimit
+from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
 from infra.http.service import Together, service
 from infra.http.tokens import Bearers
-from infra.ids import TimeOrderedIds
-from infra.metrics import LogMetrics, ModelMetrics, as_json
+from infra.installation import Installation
+from infra.leadership import Leader
+from infra.metrics import LogMetrics, ModelMetrics, SigningMetrics, as_json
+from infra.read_models import ReadModels, models_on
 from infra.settings import Settings
 from infra.troubles import Trouble
-from projections.diary import AppointmentDiary
-from projections.free_time import FreeTime
 from streams import follower as following
 from streams.follower import Follower
 from streams.holds import HoldSweeper
+
+Api = Literal["write", "read", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,70 +56,147 @@ class Application:
 
 @asynccontextmanager
 async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[Application]:
+    """The embedded Daybook on servers that run."""
+    place = Installation.embedded(settings, servers)
     async with AsyncExitStack() as stack:
-        log = await stack.enter_async_context(log_on(servers.folder, servers.postgres))
-        facts, models = await stack.enter_async_context(models_on(servers.folder, servers.clickhouse))
-        diary = next(model for model in models if isinstance(model, AppointmentDiary))
-        free_time = next(model for model in models if isinstance(model, FreeTime))
-        desk = Desk(
-            log,
-            log.clock,
-            TimeOrderedIds(),
-            PublicHolidays(),
-            video_url_template=settings.video_url_template,
-            memory_key=servers.folder.secret(MEMORY_KEY),
-        )
-        follower = await stack.enter_async_context(Follower(log, models))
-        await stack.enter_async_context(HoldSweeper(desk, diary))
-        checkpointer = await stack.enter_async_context(_checkpoints(servers, log))
+        log = await stack.enter_async_context(log_on(place))
+        models = await stack.enter_async_context(models_on(place))
+        desk = desk_for(place, log)
+        follower = await stack.enter_async_context(Follower(log, models.all))
+        await stack.enter_async_context(HoldSweeper(desk, models.diary))
+        checkpointer = await stack.enter_async_context(_signing(place, log))
 
         registry = CollectorRegistry()
-        registry.register(LogMetrics(log, checkpointer))
+        registry.register(LogMetrics(log))
+        registry.register(SigningMetrics(checkpointer))
         registry.register(ModelMetrics(follower))
-        metrics = health.HttpMetrics(registry, "write")
-        limit = _limit(settings)
-        token_key = keys.token_key(servers.folder)
-        public = {token_key.id: token_key.public}
-        positions = keys.positions(servers.folder)
+        front = _Front(place, registry, MemoryBuckets())
 
-        def bearers(audience: str) -> Bearers:
-            return Bearers(public, audience, issuer=settings.token_issuer, leeway=settings.token_leeway, limit=limit)
+        async def read_models() -> str:
+            return ", ".join(f"{one.model} {one.state.value}" for one in follower.last_known())
 
-        writes = write_api.app.build(
-            desk,
-            bearers(settings.write_audience),
-            positions,
-            metrics=metrics,
-            body_limit=settings.body_limit,
-            nesting_limit=settings.nesting_limit,
-        )
-        reads = read_api.app.build(
-            diary,
-            free_time,
-            facts,
-            log,
-            log.clock,
-            bearers(settings.read_audience),
-            positions,
-            keys.cursors(servers.folder),
-            metrics=metrics.of("read"),
-            body_limit=settings.body_limit,
-            nesting_limit=settings.nesting_limit,
-        )
-        checks = _checks(log, diary, servers.clickhouse.connect(), follower, checkpointer)
-        rest = service("", title="Daybook", description="", routers=[health.router(checks, registry)])
-        app = Together({"write": writes, "read": reads, "": rest})
+        engine = servers.clickhouse.connect()
+
+        async def analytics() -> str:
+            await asyncio.to_thread(engine.command, "SELECT 1")
+            return "answers"
+
+        checks = {
+            "log": _log_answers(log, checkpointer),
+            "live_views": _live_views_answer(models),
+            "analytics": analytics,
+            "read_models": read_models,
+        }
+        app = Together({"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)})
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
         control = _control(servers, follower, log)
-        control.add("counted", counting(facts))
+        control.add("counted", counting(models.facts))
         yield Application(app, control, desk, hints)
 
 
 @asynccontextmanager
-async def _checkpoints(servers: EmbeddedServers, log: PostgresEventLog) -> AsyncIterator[Checkpointer]:
-    checkpointer = checkpointer_on(servers.folder, servers.postgres, log)
+async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
+    """One API of the full stack, or both in one process, with limits that all such processes share."""
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(log_on(place))
+        limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
+        registry = CollectorRegistry()
+        registry.register(LogMetrics(log))
+        front = _Front(place, registry, RedisBuckets(limits))
+        services: dict[str, ASGIApp] = {}
+        checks = {"log": _log_answers(log)}
+        if which != "read":
+            services["write"] = front.writes(desk_for(place, log))
+        if which != "write":
+            models = await stack.enter_async_context(models_on(place))
+            services["read"] = front.reads(models, log)
+            checks["live_views"] = _live_views_answer(models)
+        yield Together(services | {"": front.rest(checks)})
+
+
+@asynccontextmanager
+async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
+    """What one process at a time does beside the bookings: ended holds lapse, and the log is signed."""
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(log_on(place))
+        models = await stack.enter_async_context(models_on(place, ("diary",)))
+        desk = desk_for(place, log)
+        registry = CollectorRegistry()
+
+        @asynccontextmanager
+        async def at_work() -> AsyncIterator[None]:
+            async with HoldSweeper(desk, models.diary), _signing(place, log) as checkpointer:
+                metrics = SigningMetrics(checkpointer)
+                registry.register(metrics)
+                try:
+                    yield
+                finally:
+                    registry.unregister(metrics)
+
+        leader = await stack.enter_async_context(Leader(place.postgres, "jobs", at_work, unless=CheckpointsBusy))
+        registry.register(leader.metrics)
+
+        async def turn() -> str:
+            return "at work" if leader.leads else "stands by"
+
+        checks = {"log": _log_answers(log), "jobs": turn}
+        yield service("", title="Daybook", description="", routers=[health.router(checks, registry)])
+
+
+class _Front:
+    """The APIs of one process: what they have in common, said once."""
+
+    def __init__(self, place: Installation, registry: CollectorRegistry, buckets: Buckets) -> None:
+        settings, keys = place.settings, place.keys
+        self._registry = registry
+        self._metrics = health.HttpMetrics(registry, "write")
+        self._positions, self._cursors = keys.positions(), keys.cursors()
+        tokens = keys.tokens()
+        limit = RateLimit(Policy(settings.rate_limit, settings.rate_window), buckets) if settings.rate_limit else None
+        self._bearers = partial(
+            Bearers,
+            {tokens.id: tokens.public},
+            issuer=settings.token_issuer,
+            leeway=settings.token_leeway,
+            limit=limit,
+        )
+        self._settings = settings
+
+    def writes(self, desk: Desk) -> FastAPI:
+        bearers = self._bearers(self._settings.write_audience)
+        return write_api.app.build(
+            desk,
+            bearers,
+            self._positions,
+            metrics=self._metrics,
+            body_limit=self._settings.body_limit,
+            nesting_limit=self._settings.nesting_limit,
+        )
+
+    def reads(self, models: ReadModels, log: PostgresEventLog) -> FastAPI:
+        return read_api.app.build(
+            models.diary,
+            models.free_time,
+            models.facts,
+            log,
+            log.clock,
+            self._bearers(self._settings.read_audience),
+            self._positions,
+            self._cursors,
+            metrics=self._metrics.of("read"),
+            body_limit=self._settings.body_limit,
+            nesting_limit=self._settings.nesting_limit,
+        )
+
+    def rest(self, checks: Mapping[str, health.Check]) -> FastAPI:
+        return service("", title="Daybook", description="", routers=[health.router(checks, self._registry)])
+
+
+@asynccontextmanager
+async def _signing(place: Installation, log: PostgresEventLog) -> AsyncIterator[Checkpointer]:
+    checkpointer = checkpointer_on(place, log)
     checkpointer.start()
     try:
         yield checkpointer
@@ -123,33 +204,22 @@ async def _checkpoints(servers: EmbeddedServers, log: PostgresEventLog) -> Async
         await checkpointer.close()
 
 
-def _limit(settings: Settings) -> RateLimit | None:
-    if settings.rate_limit == 0:
-        return None
-    return RateLimit(Policy(settings.rate_limit, settings.rate_window), MemoryBuckets())
-
-
-def _checks(
-    log: PostgresEventLog, diary: AppointmentDiary, engine: Client, follower: Follower, checkpointer: Checkpointer
-) -> Mapping[str, health.Check]:
-    async def events() -> str:
+def _log_answers(log: PostgresEventLog, checkpointer: Checkpointer | None = None) -> health.Check:
+    async def check() -> str:
         await log.head()
-        if checkpointer.fault is not None:
+        if checkpointer is not None and checkpointer.fault is not None:
             raise checkpointer.fault
         return "answers"
 
-    async def live_views() -> str:
-        await diary.position()
+    return check
+
+
+def _live_views_answer(models: ReadModels) -> health.Check:
+    async def check() -> str:
+        await models.diary.position()
         return "answers"
 
-    async def analytics() -> str:
-        await asyncio.to_thread(engine.command, "SELECT 1")
-        return "answers"
-
-    async def read_models() -> str:
-        return ", ".join(f"{one.model} {one.state.value}" for one in follower.last_known())
-
-    return {"log": events, "live_views": live_views, "analytics": analytics, "read_models": read_models}
+    return check
 
 
 def _control(servers: EmbeddedServers, follower: Follower, log: PostgresEventLog) -> Control:

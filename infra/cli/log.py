@@ -76,10 +76,11 @@ def show_command(data: Path | None, as_json: bool, after: int, limit: int, org: 
     """List events: who did what, when. Words that are sealed are left out."""
     from infra.desk import log_on  # noqa: PLC0415 - help must not wait for it
     from infra.embedded.servers import Servers  # noqa: PLC0415
+    from infra.installation import Installation  # noqa: PLC0415
 
     async def listed() -> Sequence[Recorded]:
         found: list[Recorded] = []
-        async with log_on(servers.folder, servers.postgres) as log:
+        async with log_on(Installation.embedded(settings, servers)) as log:
             async for recorded in _read(log, after):
                 if (org in (None, recorded.organization)) and (stream in (None, recorded.stream)):
                     found.append(recorded)
@@ -87,7 +88,8 @@ def show_command(data: Path | None, as_json: bool, after: int, limit: int, org: 
                         break
         return found
 
-    with Servers(Settings.load(data=data), redis=False) as servers:
+    settings = Settings.load(data=data)
+    with Servers(settings, redis=False) as servers:
         for recorded in asyncio.run(listed()):
             row = _row(recorded)
             click.echo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from infra.cli._options import data_option, json_option
 from infra.cli._progress import watch
 from infra.control import Progress, Result, ask, result
 from infra.embedded.data_folder import DataFolder
-from infra.settings import Settings
+from infra.settings import MODELS, Settings
 from infra.troubles import NotRunning, Trouble
-
-MODELS = ("diary", "free_time", "facts")
 
 
 @click.group("projections")
@@ -40,7 +39,7 @@ def status_command(data: Path | None, as_json: bool) -> None:
     """
     settings = Settings.load(data=data)
     try:
-        found = result(_folder(settings), "projections")["models"]
+        found = result(_running(settings), "projections")["models"]
     except NotRunning:
         found = next(step for step in _alone(settings, _look) if isinstance(step, Result))["models"]
     if as_json:
@@ -68,7 +67,7 @@ def rebuild_command(wanted: tuple[str, ...], data: Path | None, as_json: bool) -
     done = []
     for model in wanted or MODELS:
         try:
-            ended = watch(ask(_folder(settings), "rebuild", model=model), f"rebuilding {model}")
+            ended = watch(ask(_running(settings), "rebuild", model=model), f"rebuilding {model}")
         except NotRunning:
             ended = watch(_alone(settings, _rebuild, model), f"rebuilding {model}")
         done.append(dict(ended))
@@ -78,18 +77,27 @@ def rebuild_command(wanted: tuple[str, ...], data: Path | None, as_json: bool) -
         click.echo(json.dumps({"rebuilt": done}))
 
 
-def _folder(settings: Settings) -> DataFolder:
+def _running(settings: Settings) -> DataFolder:
+    """Where the server may run that does the work. Raises `NotRunning` in the full stack, where anybody may."""
+    if settings.stack == "full":
+        raise NotRunning("The full stack has no one server.")
     if not settings.data.exists():
         raise Trouble(f"There is no data at {settings.data.absolute()} yet. Start Daybook with `daybook serve`.")
     return DataFolder.open(settings.data)
 
 
 def _alone(settings: Settings, job: Any, *arguments: Any) -> Iterator[Progress | Result]:
-    """Do a job in this process, on servers started for it; yields what it yields."""
+    """Do a job in this process; yields what it yields. Embedded servers are started for it."""
     from infra.embedded.servers import Servers  # noqa: PLC0415 - help must not wait for it
+    from infra.installation import Installation  # noqa: PLC0415
 
-    with Servers(settings, claim="projections") as servers, asyncio.Runner() as runner:
-        steps = job(servers, *arguments)
+    with ExitStack() as opened:
+        if settings.stack == "full":
+            place = Installation.full(settings, "redis_url", "clickhouse_url")
+        else:
+            place = Installation.embedded(settings, opened.enter_context(Servers(settings, claim="projections")))
+        runner = opened.enter_context(asyncio.Runner())
+        steps = job(place, *arguments)
 
         async def next_step() -> Progress | Result | None:
             step: Progress | Result | None = await anext(steps, None)
@@ -102,14 +110,11 @@ def _alone(settings: Settings, job: Any, *arguments: Any) -> Iterator[Progress |
             runner.run(steps.aclose())
 
 
-async def _look(servers: Any) -> AsyncIterator[Progress | Result]:
+async def _look(place: Any) -> AsyncIterator[Progress | Result]:
     from infra.desk import log_on  # noqa: PLC0415
-    from infra.filling import models_on  # noqa: PLC0415
+    from infra.read_models import models_on  # noqa: PLC0415
 
-    async with (
-        log_on(servers.folder, servers.postgres) as log,
-        models_on(servers.folder, servers.clickhouse) as (_, models),
-    ):
+    async with log_on(place) as log, models_on(place) as models:
         head = await log.head()
         found = [
             {
@@ -123,23 +128,20 @@ async def _look(servers: Any) -> AsyncIterator[Progress | Result]:
                 "events_per_second": 0.0,
                 "rebuilding": False,
             }
-            for model in models
+            for model in models.all
             for position in [await model.position()]
         ]
     yield Result(models=found)
 
 
-async def _rebuild(servers: Any, name: str) -> AsyncIterator[Progress | Result]:
+async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
     from infra.desk import log_on  # noqa: PLC0415
-    from infra.filling import models_on  # noqa: PLC0415
     from infra.garbage import few_collections  # noqa: PLC0415
+    from infra.read_models import models_on  # noqa: PLC0415
     from streams.follower import rebuilt, told  # noqa: PLC0415
 
-    async with (
-        log_on(servers.folder, servers.postgres) as log,
-        models_on(servers.folder, servers.clickhouse) as (_, models),
-    ):
-        model = next(one for one in models if one.name == name)
+    async with log_on(place) as log, models_on(place) as models:
+        model = models[name]
         with few_collections():
             async for step in told(lambda progress: rebuilt(log, model, progress)):
                 if isinstance(step, tuple):

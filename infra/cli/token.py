@@ -13,7 +13,7 @@ from domain.access import Role
 from infra.cli._options import Duration, data_option, json_option
 from infra.embedded.data_folder import DataFolder
 from infra.http.tokens import READ, WRITE, mint
-from infra.keys import token_key
+from infra.keys import KeyFolder
 from infra.settings import Settings
 
 _AUDIENCES = {"write": (WRITE,), "read": (READ,), "both": (WRITE, READ)}
@@ -56,7 +56,7 @@ def command(
     now = datetime.now(UTC)
     try:
         token = mint(
-            token_key(DataFolder.open(settings.data)),
+            _keys(settings).tokens(),
             role=Role(role),
             organization=org or settings.organization,
             subject=subject or f"dev-{role}",
@@ -73,3 +73,9 @@ def command(
         click.echo(json.dumps({"token": token, "expires_at": (now + ttl).isoformat(timespec="seconds")}))
     else:
         click.echo(token)
+
+
+def _keys(settings: Settings) -> KeyFolder:
+    if settings.stack == "full":
+        return KeyFolder(settings.keys_folder, make=False)
+    return KeyFolder(DataFolder.open(settings.data).keys, make=True)

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from infra.key_files import read_or_make
 from infra.troubles import CannotStart, DataInUse
 
 # `sun_path` has 108 bytes on Linux and 104 on macOS, a closing zero included.
@@ -195,14 +194,6 @@ class DataFolder:
         os.chmod(file.fileno(), 0o600)
         fcntl.flock(file, fcntl.LOCK_SH)
         return Use(file)
-
-    def secret(self, name: str, length: int = 32) -> bytes:
-        """`length` random bytes, kept in `keys/name`, made on first use. Raises `CannotStart` when damaged."""
-        path = self.keys / name
-        try:
-            return read_or_make(path, length)
-        except (PermissionError, ValueError) as error:
-            raise CannotStart(f"{path}: {error}. Mend it, or bring it back from a backup.") from error
 
 
 class Use:

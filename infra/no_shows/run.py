@@ -28,6 +28,7 @@ from infra.embedded.data_folder import DataFolder
 from infra.embedded.servers import Servers
 from infra.filling import Filling, FillingFailed
 from infra.garbage import few_collections
+from infra.installation import Installation
 from infra.no_shows.checking import Check, compared
 from infra.no_shows.clinics import TIME_ZONE
 from infra.no_shows.history import Outcome, put_into_book
@@ -96,7 +97,7 @@ def run(settings: Settings, file: Path, organization: str, *, batch: int, check:
             opened.callback(servers.close)
             filling = None if shared else opened.enter_context(Filling(servers.folder))
         with _timed(parts, "record"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcome = runner.run(_recorded(servers, table, organization, batch, progress))
+            outcome = runner.run(_recorded(settings, servers, table, organization, batch, progress))
         facts = table.facts(frozenset(outcome.refused_appointments))
         with _timed(parts, "fill"):
             caught_up = filling is None or _caught_up(filling, outcome, progress)
@@ -119,7 +120,9 @@ def _attached(settings: Settings) -> tuple[Servers, bool]:
     return Servers(settings, redis=False).__enter__(), True
 
 
-async def _recorded(servers: Servers, table: Table, organization: str, batch: int, progress: Progress) -> Outcome:
+async def _recorded(
+    settings: Settings, servers: Servers, table: Table, organization: str, batch: int, progress: Progress
+) -> Outcome:
     total = table.right
     done = 0
 
@@ -128,7 +131,7 @@ async def _recorded(servers: Servers, table: Table, organization: str, batch: in
         done += rows
         progress("Recording visits", done, total)
 
-    async with desk_on(servers.folder, servers.postgres) as desk:
+    async with desk_on(Installation.embedded(settings, servers)) as desk:
         try:
             return await put_into_book(table, desk, organization, batch=batch, progress=more)
         except Refusal as refusal:

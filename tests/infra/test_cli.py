@@ -24,7 +24,7 @@ from infra.control import ask, result
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.processes import runs, wait_for_end
 from infra.http.tokens import READ, WRITE, Bearers, TokenInvalid
-from infra.keys import token_key
+from infra.keys import KeyFolder
 from infra.troubles import NotRunning, Trouble
 
 DAYBOOK = [sys.executable, "-m", "infra.cli.main"]
@@ -100,7 +100,7 @@ def test_a_minted_token_is_accepted_where_it_is_meant_for(tmp_path: Path) -> Non
         "token", "--role", "patient", "--patient", str(patient), "--org", "north", "--for", "write", DATA=str(data)
     )
     assert minted.returncode == 0, minted.stderr
-    key = token_key(DataFolder.open(data))
+    key = KeyFolder(DataFolder.open(data).keys, make=True).tokens()
     caller = Bearers({key.id: key.public}, WRITE).check(f"Bearer {minted.stdout.strip()}")
     assert (caller.organization, caller.actor.role, caller.actor.patient_id) == ("north", Role.PATIENT, patient)
     with pytest.raises(TokenInvalid):

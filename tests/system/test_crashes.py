@@ -29,6 +29,7 @@ from domain.appointment import AppointmentBooked
 from infra.bench.served import free_port
 from infra.desk import log_on
 from infra.embedded.servers import Servers
+from infra.installation import Installation
 from infra.settings import Settings
 from tests.invariants import assert_never_double_booked
 
@@ -183,8 +184,9 @@ async def test_nothing_acknowledged_is_lost_in_any_crash(house: House) -> None:
             assert shown.status_code == 200, shown.text
             assert shown.json()["status"] == "booked"
     house.run("log", "verify")
-    with Servers(Settings.load(data=house.data), redis=False) as servers:
-        async with log_on(servers.folder, servers.postgres) as log:
+    settings = Settings.load(data=house.data)
+    with Servers(settings, redis=False) as servers:
+        async with log_on(Installation.embedded(settings, servers)) as log:
             history = await log.read(0, 1_000_000)
     booked = [str(one.event.appointment_id) for one in history if isinstance(one.event, AppointmentBooked)]
     assert len(booked) == len(set(booked))
