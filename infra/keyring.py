@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from infra.event_log.connections import Connections
@@ -121,6 +122,15 @@ class PostgresKeyring:
             self._known[organization, person] = key
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
+
+
+async def opens(master: MasterKey, organization: str, person: str, wrapped: bytes) -> bool:
+    """Whether this master key wrapped that data key."""
+    try:
+        await master.unwrap(wrapped, _bound_to(organization, person))
+    except (InvalidTag, ValueError):
+        return False
+    return True
 
 
 def _bound_to(organization: str, person: str) -> bytes:
