@@ -101,9 +101,7 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def fetch(
-        self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> list[tuple[Any, ...]]:
+    async def fetch(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Every row, from the binary protocol. Raises `LogUnavailable` after `patience` seconds, `Detached`, and
         `psycopg.Error` or `UnicodeEncodeError` for what PostgreSQL does not understand."""
         # A task of its own: psycopg answers a cancellation by waiting for the server, which may be the one that hangs.

@@ -18,15 +18,18 @@ from typing import Any, Final
 
 import psycopg
 
-from infra.event_log.rows import FIRST_HASH
+from infra.event_log.rows import FIRST_HASH, microseconds
 from infra.event_log.scan import INT8, POSITION_AT, recorded_at_in, row_and_hash, tuples
 
 MOST_FAULTS: Final = 100
 _LONG_AGO: Final = -(2**63)
+# Where the rows begin after a detached part, its last hash and time are what the ledger kept.
+_DETACHED: Final = "SELECT hash, recorded_at FROM archive_parts WHERE upto = %s AND detached_at IS NOT NULL"
 
 
 class FaultKind(StrEnum):
     GAP = "gap"
+    TWICE = "row stands twice"
     ALTERED = "altered row"
     SWAPPED = "rows swapped"
     BACKWARDS = "recorded_at runs backwards"
@@ -36,6 +39,7 @@ class FaultKind(StrEnum):
     REWRITTEN = "rewritten since it was signed"
     SIGNATURE = "checkpoint not signed by a known key"
     CHECKPOINT = "checkpoint damaged"
+    ARCHIVE = "archive does not fit its ledger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,9 @@ def check(task: Task) -> Range:
             row, stored = row_and_hash(data)
             (position,) = number(row, POSITION_AT)
             if position != expected:
+                if position < expected:
+                    faults.append(Fault(position, FaultKind.TWICE))
+                    continue
                 faults.append(Fault(expected, FaultKind.GAP, _missing(position - expected)))
                 expected, previous = position, b""
             # As rows.leaf_of, rows.link and merkle.Frontier.append do, without their calls: this is the hot loop.
@@ -146,7 +153,8 @@ def _before(connection: psycopg.Connection[Any], first: int) -> tuple[bytes, int
     for data in list(tuples(connection, first - 1, first)):
         row, stored = row_and_hash(data)
         return stored, recorded_at_in(row)
-    return b"", _LONG_AGO
+    part = connection.execute(_DETACHED, (first,), binary=True).fetchone()
+    return (part[0], microseconds(part[1])) if part else (b"", _LONG_AGO)
 
 
 def _missing(count: int) -> str:

@@ -15,7 +15,7 @@ from infra.event_log.rows import COLUMNS, COPY_HEADER
 # Where the first column, the position, stands in a row v1; the last, recorded_at, is its last eight bytes.
 INT8: Final = Struct(">q")
 POSITION_AT: Final = 4
-_ROWS: Final = f"COPY (SELECT {', '.join(COLUMNS)} FROM events WHERE position > {{}} AND position <= {{}}"  # noqa: S608
+_ROWS: Final = f"COPY (SELECT {', '.join(COLUMNS)} FROM {{}} WHERE position > {{}} AND position <= {{}}"  # noqa: S608
 
 # A tuple is the count of its fields, row v1, and the field hash; every field starts with its length.
 _COUNT: Final = 2
@@ -24,9 +24,11 @@ _LENGTH: Final = Struct(">i")
 _HASH_LENGTH: Final = _LENGTH.pack(32)
 
 
-def tuples(connection: psycopg.Connection[Any], after: int, upto: int) -> Iterator[bytes]:
-    """The COPY tuples of the positions after `after` up to `upto`, in order. Is to be read to its end."""
-    query = _ROWS.format(int(after), int(upto)) + " ORDER BY position) TO STDOUT (FORMAT BINARY)"
+def tuples(connection: psycopg.Connection[Any], after: int, upto: int, table: str = "all_events") -> Iterator[bytes]:
+    """The COPY tuples of the positions after `after` up to `upto`, in order. Is to be read to its end.
+
+    `table` is a trusted name: what is in use (`events`), what is archived (`archived_events`), a part of it, or all."""
+    query = _ROWS.format(table, int(after), int(upto)) + " ORDER BY position) TO STDOUT (FORMAT BINARY)"
     pgconn = connection.pgconn
     with connection.cursor() as cursor, cursor.copy(query.encode()):
         # Through libpq itself: psycopg's own iteration costs more than the hashing does.

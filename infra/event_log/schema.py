@@ -143,9 +143,7 @@ def _apply_next(connection: psycopg.Connection[Any], wanted: Sequence[tuple[int,
             return number
         if known[number] is None:
             # Applied before checksums were kept: what this program has is what stands from now on.
-            connection.execute(
-                "UPDATE schema_migrations SET checksum = %s WHERE number = %s", (checksum(sql), number)
-            )
+            connection.execute("UPDATE schema_migrations SET checksum = %s WHERE number = %s", (checksum(sql), number))
     return None
 
 

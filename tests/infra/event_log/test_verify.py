@@ -53,7 +53,7 @@ async def sign(database: Database, folder: Path, log: PostgresEventLog) -> None:
 def tampered(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """The log as it is left by a superuser who switched the trigger off; afterwards it is as it was before."""
     with psycopg.connect(database.superuser, autocommit=True) as connection:
-        connection.execute("ALTER TABLE events DISABLE TRIGGER append_only")
+        connection.execute("ALTER TABLE events DISABLE TRIGGER USER")
         connection.execute("CREATE TABLE good_events AS SELECT * FROM events")
         connection.execute("CREATE TABLE good_head AS SELECT * FROM log_head")
         yield connection
