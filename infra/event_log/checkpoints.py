@@ -31,6 +31,10 @@ from infra.key_files import read_or_make, sync_folder
 
 FILE: Final = "checkpoints.jsonl"
 _PURPOSE: Final = b"daybook checkpoint v1\x00"
+_HASH_AT: Final = (
+    "SELECT hash FROM all_events WHERE position = %s"
+    " UNION ALL SELECT hash FROM archive_parts WHERE upto = %s AND detached_at IS NOT NULL"
+)
 _STEP: Final = 500
 _PAUSE: Final = 1.0
 
@@ -330,7 +334,7 @@ class Checkpointer:
             raise LogAltered(head + 1, "signed before, and gone")
         if not self._continues:
             found = self._connection.execute(
-                "SELECT hash FROM events WHERE position = %s", (self._frontier.size,), binary=True
+                _HASH_AT, (self._frontier.size, self._frontier.size), binary=True
             ).fetchone()
             if found != (self._hash,):
                 raise LogAltered(self._frontier.size, "does not carry the hash that was signed")
