@@ -205,9 +205,7 @@ class _Follow:
     async def _step(self) -> None:
         if not self._known:
             async with self.turn:
-                self.model.forget()
-                self.position = await self.model.position()
-                self._known, self._looked = True, time.monotonic()
+                await self._look_up()
         if self.head <= self.position:
             head = await self._unless_told(
                 self._log.wait(self.position, min(_LONGEST_WAIT, self.model.pulse)), self.head
@@ -228,6 +226,18 @@ class _Follow:
         self._at_work(len(batch))
         if len(batch) < self.model.batch:
             await self._until_told(self.model.linger - (time.monotonic() - began))
+
+    async def _look_up(self) -> None:
+        """Find out where the model stands. One that knows more than the log holds was filled from a log that lost its
+        end since, in a restore, and none of it can be trusted."""
+        self.model.forget()
+        reached = max((await self.model.positions()).values(), default=0)
+        if reached > await self._log.head() and not self.rebuilding:
+            _log.warning("%s stands at position %d, past the log's end; it is filled anew", self.model.name, reached)
+            await self.no_cleaning()
+            await start_over(self.model)
+        self.position = await self.model.position()
+        self._known, self._looked = True, time.monotonic()
 
     async def _idle(self) -> None:
         self.state, self.error = State.FOLLOWING, None
@@ -312,6 +322,12 @@ async def rebuilt(log: EventLog, model: Model, progress: Progress | None = None)
     await model.take_over(anew.model)
     await model.clean()
     return anew.position
+
+
+async def start_over(model: Model) -> None:
+    """Have a model that nobody else fills hold nothing and stand at 0. Raises what the store raises."""
+    await model.take_over(await model.next_generation())
+    await model.clean()
 
 
 class Follower:

@@ -23,7 +23,7 @@ import psycopg
 from infra.backup.chain import Broken, Chain
 from infra.backup.create import COMMAND_COLUMNS, KEY_COLUMNS
 from infra.backup.manifest import CHECKPOINTS, COMMANDS, FILE, KEYS, ROWS, BackupTrouble, Manifest
-from infra.backup.parts import Damaged, put, unpack
+from infra.backup.parts import Damaged, Part, put, unpack
 from infra.event_log import checkpoints as signed
 from infra.event_log.checkpoints import Checkpoint, CheckpointFile, CheckpointsBusy, read_checkpoints
 from infra.event_log.rows import COLUMNS, COPY_HEADER, COPY_TRAILER, fields, instant
@@ -89,6 +89,9 @@ def restore(
     """
     started = time.perf_counter()
     manifest = _trusted(folder, keys)
+    if keys is not None:
+        # What a trusted key signed speaks for the keys before it.
+        keys = {**manifest.public_keys, **keys}
     _fits(manifest, secrets)
     keys_from, keys_as = (folder, manifest) if newest is None else _newest(newest, manifest, keys)
     wrapped = [item for part in keys_as.parts[KEYS] for item in unpack(keys_from, part).items]
@@ -228,22 +231,11 @@ def _lock_empty(connection: psycopg.Connection[Any]) -> None:
 
 def _load(connection: psycopg.Connection[Any], folder: Path, manifest: Manifest, progress: Progress) -> None:
     chain = Chain()
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY events ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)".encode()) as rows,
-    ):
-        rows.write(COPY_HEADER)
-        for part in manifest.parts[ROWS]:
-            items = unpack(folder, part).items
-            for start in range(0, len(items), _TURN):
-                some = items[start : start + _TURN]
-                try:
-                    chain.extend(some)
-                except Broken as broken:
-                    raise Damaged(part.file, str(broken)) from None
-                rows.write(b"".join(some))
-            progress("restoring", chain.position, manifest.position)
-        rows.write(COPY_TRAILER)
+    for part in manifest.parts[ROWS]:
+        items = unpack(folder, part).items
+        # One COPY a part: the database gathers what a COPY brought for its triggers.
+        _copy(connection, f"events ({', '.join(COLUMNS)})", _checked(chain, part, items))
+        progress("restoring", chain.position, manifest.position)
     checkpoint = manifest.checkpoint
     if checkpoint is None:
         return
@@ -253,6 +245,16 @@ def _load(connection: psycopg.Connection[Any], folder: Path, manifest: Manifest,
         "UPDATE log_head SET position = %s, hash = %s, recorded_at = %s",
         (chain.position, chain.hash, instant(chain.recorded_at)),
     )
+
+
+def _checked(chain: Chain, part: Part, items: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(items), _TURN):
+        some = items[start : start + _TURN]
+        try:
+            chain.extend(some)
+        except Broken as broken:
+            raise Damaged(part.file, str(broken)) from None
+        yield some
 
 
 def _items(folder: Path, manifest: Manifest, kind: str) -> Iterator[Sequence[bytes]]:

@@ -89,6 +89,9 @@ def verify(
     trusted = manifest.public_keys if keys is None else keys
     if manifest.run and not manifest.is_signed(trusted):
         report.faults.append(Fault(0, FaultKind.SIGNATURE, f"{FILE}, key {manifest.key}"))
+    else:
+        # What a trusted key signed speaks for the keys before it.
+        trusted = {**manifest.public_keys, **trusted}
     signed = list(_signed(folder, manifest, report))
     if checkpoints is not None:
         signed += [one for one in read_checkpoints(checkpoints) if one is not None]
