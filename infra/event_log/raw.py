@@ -1,60 +1,73 @@
-"""The log's rows as they are stored, for whoever passes them on unopened. Implements `streams.relay.Rows`."""
+"""The log's rows as they are stored, for whoever passes them on unopened; no key is needed. Implements
+`streams.relay.Rows`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
 from domain.ports import LogUnavailable
+from infra.clock import DatabaseClock
 from infra.event_log.connections import unavailable
 from infra.event_log.rows import stream_in
 from infra.event_log.scan import position_in, row_and_hash, tuples
+from infra.event_log.watch import Watch
 from streams.relay import Row
 
+T = TypeVar("T")
+
 _SETTINGS: Final = "SET statement_timeout = '30s'"
-
-
-class Heads(Protocol):
-    """Whatever knows how far the log has come."""
-
-    async def head(self) -> int: ...
-
-    async def wait(self, after: int, timeout: float) -> int: ...
+_HEAD: Final = "SELECT position FROM log_head"
 
 
 class RawLog:
-    """`dsn` is entered as the application's role; `heads` is the log itself."""
+    """Open it inside the event loop that uses it: `async with RawLog(dsn) as log`.
 
-    def __init__(self, dsn: str, heads: Heads) -> None:
+    `dsn` is entered as the application's role; `patience` is how many seconds `wait` looks for the log before
+    `LogUnavailable`."""
+
+    def __init__(self, dsn: str, *, patience: float = 5.0) -> None:
         self._dsn = dsn
-        self._heads = heads
+        self._patience = patience
+        self._watch: Watch | None = None
         self._connection: psycopg.Connection[Any] | None = None
-        self._reading = asyncio.Lock()
+        self._asking = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._watch is not None:
+            await self._watch.close()
+            self._watch = None
+        async with self._asking:
+            await asyncio.to_thread(self._let_go)
 
     async def rows(self, after: int, limit: int) -> Sequence[Row]:
-        # Shielded: a thread can't be broken off, and its connection must not be used by another meanwhile.
-        return await asyncio.shield(asyncio.ensure_future(self._alone(after, limit)))
+        return await self._ask(lambda connection: _rows(connection, after, limit))
 
     async def head(self) -> int:
-        return await self._heads.head()
+        return await self._ask(_head)
 
     async def wait(self, after: int, timeout: float) -> int:
-        return await self._heads.wait(after, timeout)
+        if self._watch is None:
+            watch = Watch(self._dsn, DatabaseClock())
+            await watch.open(self._patience)
+            self._watch = watch
+        return await self._watch.wait(after, timeout)
 
-    async def close(self) -> None:
-        async with self._reading:
-            if self._connection is not None:
-                await asyncio.to_thread(self._connection.close)
-                self._connection = None
+    async def _ask(self, question: Callable[[psycopg.Connection[Any]], T]) -> T:
+        # Shielded: a thread can't be broken off, and its connection must not be used by another meanwhile.
+        return await asyncio.shield(asyncio.ensure_future(self._alone(question)))
 
-    async def _alone(self, after: int, limit: int) -> Sequence[Row]:
-        async with self._reading:
-            return await asyncio.to_thread(self._read, after, limit)
+    async def _alone(self, question: Callable[[psycopg.Connection[Any]], T]) -> T:
+        async with self._asking:
+            return await asyncio.to_thread(self._asked, question)
 
-    def _read(self, after: int, limit: int) -> Sequence[Row]:
+    def _asked(self, question: Callable[[psycopg.Connection[Any]], T]) -> T:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(
@@ -68,15 +81,29 @@ class RawLog:
                     keepalives_count=3,
                 )
                 self._connection.execute(_SETTINGS)
-            found = []
-            for data in tuples(self._connection, after, after + limit):
-                row, _ = row_and_hash(data)
-                found.append(Row(position_in(row), stream_in(row), row))
+            return question(self._connection)
         except (psycopg.Error, OSError) as error:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._let_go()
             if unavailable(error):
                 raise LogUnavailable("the log can't be reached") from error
             raise
-        return found
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _rows(connection: psycopg.Connection[Any], after: int, limit: int) -> Sequence[Row]:
+    found = []
+    for data in tuples(connection, after, after + limit):
+        row, _ = row_and_hash(data)
+        found.append(Row(position_in(row), stream_in(row), row))
+    return found
+
+
+def _head(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(_HEAD).fetchone()
+    if row is None:
+        raise psycopg.OperationalError("the log has no head")
+    return int(row[0])

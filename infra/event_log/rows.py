@@ -231,6 +231,14 @@ _READERS: Final[tuple[tuple[Callable[[bytes], Any], bool], ...]] = (
 )
 
 
+def command_and_correlation_in(row: bytes) -> tuple[bytes, bytes]:
+    """The ids of the command and of what it correlates with, sixteen bytes each, in a row v1."""
+    # From the end, two instants of twelve bytes with their lengths; before them the causation, or its absence.
+    end = len(row) - 24
+    end -= 4 if row[end - 4 : end] == _NULL and row[end - 24 : end - 20] == _UUID_LENGTH else 20
+    return row[end - 36 : end - 20], row[end - 16 : end]
+
+
 def columns(row: bytes) -> tuple[Any, ...]:
     """The columns of a row v1, in the order of `COLUMNS` but the hash; instants are aware, UTC. Raises `NotARow`."""
     found: list[Any] = []
