@@ -20,9 +20,9 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.redis import Redis
 from infra.event_log.schema import app_dsn, migrate
-from tests.full_stack import elasticsearch, kafka
+from tests.full_stack import clickhouse_server, elasticsearch, kafka
 
-__all__ = ["elasticsearch", "kafka"]
+__all__ = ["clickhouse_server", "elasticsearch", "kafka"]
 
 _numbers = count(1)
 

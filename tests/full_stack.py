@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pytest
 
+from infra.local.clickhouse import ClickHouseServer
 from infra.local.elasticsearch import Elasticsearch
 from infra.local.fetch import ELASTICSEARCH, KAFKA
 from infra.local.kafka import Kafka
@@ -54,3 +55,10 @@ def elasticsearch() -> Elasticsearch:
     needs.java(21)
     needs.maven(ELASTICSEARCH)
     return _shared(Elasticsearch, lambda folder: Elasticsearch(folder, die_with_me=True))
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server() -> ClickHouseServer:
+    """ClickHouse's engine behind its HTTP interface; `clickhouse_connect.get_client(dsn=clickhouse_server.url)`. The run
+    shares it: give databases names of your own."""
+    return _shared(ClickHouseServer, lambda folder: ClickHouseServer(folder, die_with_me=True))
