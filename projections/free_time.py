@@ -278,6 +278,16 @@ class FreeTime(DocumentModel):
         (known,) = await self._open(organization, [availability.page_stream(resource_id, day)])
         return known or Kept(Page(resource_id, day), 0, 0)
 
+    async def known(self, organization: str, provider_ids: Sequence[UUID]) -> Mapping[UUID, Kept[Provider]]:
+        """Those of the ids that are providers, in one round trip."""
+        opened = await self._open(organization, [f"provider/{key}" for key in provider_ids])
+        return {key: kept for key, kept in zip(provider_ids, opened, strict=True) if kept is not None}
+
+    async def pages(self, organization: str, pages: Sequence[PageId]) -> Mapping[PageId, Kept[Page] | None]:
+        """Pages in one round trip; None for one never written."""
+        opened = await self._open(organization, [availability.page_stream(*page) for page in pages])
+        return dict(zip(pages, opened, strict=True))
+
     async def providers(
         self, organization: str, *, after: UUID | None = None, limit: int = 50
     ) -> tuple[Sequence[Kept[Provider]], UUID | None]:
