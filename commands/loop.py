@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import repeat
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -133,6 +133,9 @@ class StateCache:
             self._states.move_to_end((organization, stream))
         return found
 
+    def __len__(self) -> int:
+        return len(self._states)
+
     def put(self, organization: str, stream: str, version: int, state: Any) -> None:
         """Keep a state unless a later version of it is kept already."""
         key = (organization, stream)
@@ -172,6 +175,11 @@ class Queues:
         except BaseException:
             self.leave(taken)
             raise
+
+    @property
+    def waiting(self) -> int:
+        """How many places in queues are waited for; a place that is had is not counted."""
+        return sum(self._users.values()) - len(self._users)
 
     def leave(self, keys: Iterable[tuple[str, str]]) -> None:
         for key in keys:
@@ -294,6 +302,24 @@ def handles(kind: type[C], on_refusal: OnRefusal[C] | None = None) -> Callable[[
     return register
 
 
+class Observer(Protocol):
+    """Hears how commands fare, on the way of each of them: it neither waits nor raises."""
+
+    def began(self, command: Command, context: Context) -> Any:
+        """What this returns is given back at the end."""
+
+    def ended(self, begun: Any, answer: Answer | None, error: BaseException | None) -> None:
+        """It was answered, or refused or broken off by an error."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """How often a decision was made again: since the log had moved on, or to be sure of a refusal."""
+
+    conflicts: int = 0
+    second_looks: int = 0
+
+
 @dataclass(slots=True)
 class Desk:
     """Where commands are taken: the log, the clock and ids handed in, with this process's cache and queues."""
@@ -307,6 +333,8 @@ class Desk:
     memory_key: bytes = field(default=b"", repr=False)
     cache: StateCache = field(default_factory=StateCache)
     queues: Queues = field(default_factory=Queues)
+    observers: tuple[Observer, ...] = ()
+    stats: Stats = field(default_factory=Stats)
 
     async def handle(
         self,
@@ -337,6 +365,23 @@ class Desk:
             on_behalf_of=on_behalf_of,
             purpose=purpose,
         )
+        begun = [observer.began(command, context) for observer in self.observers]
+        answer: Answer | None = None
+        error: BaseException | None = None
+        try:
+            answer = await self._decided(command, actor, context, key, seen)
+            return answer
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            for observer, its in zip(self.observers, begun, strict=True):
+                observer.ended(its, answer, error)
+
+    async def _decided(
+        self, command: Command, actor: Actor, context: Context, key: str | None, seen: tuple[str, int] | None
+    ) -> Answer:
+        organization = context.organization
         body_hash = self._body_hash(command) if key is not None else b""
         handler, on_refusal = HANDLERS[type(command)]
         fresh, queue = False, True
@@ -350,6 +395,7 @@ class Desk:
                 except Refusal as refusal:
                     if reading.from_cache:
                         fresh, queue = True, False
+                        self.stats.second_looks += 1
                         continue
                     if key is not None and (said := await self.log.remembered(organization, actor.id, key, body_hash)):
                         return _replayed(said)
@@ -364,6 +410,7 @@ class Desk:
                     saved = await self.log.append(save)
                 except VersionConflict:
                     fresh, queue = True, True
+                    self.stats.conflicts += 1
                     continue
                 if saved.replayed:
                     return _replayed(saved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -71,6 +71,20 @@ class PostgresEventLog:
     @property
     def stats(self) -> Stats:
         return self._writer.stats
+
+    @property
+    def pending(self) -> int:
+        """How many saves of this process wait to be committed."""
+        return self._writer.pending
+
+    @property
+    def seen(self) -> int:
+        """The last position that this process has heard of."""
+        return self._watch.seen
+
+    def on_batch(self, told: Callable[[int, int, float], None]) -> None:
+        """Have `told` called with (saves, events, seconds) of each transaction that wrote."""
+        self._writer.on_batch = told
 
     async def append(self, save: Save) -> Saved:
         """See the port. Raises `Invalid` for text that the log can't hold, and `ValueError` when a written stream has

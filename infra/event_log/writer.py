@@ -152,6 +152,7 @@ class _Plan:
     remembered: list[tuple[Remember, int | None, int | None]] = field(default_factory=list)
     tracked: dict[str, int] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    began: float = 0.0
 
     @property
     def writes(self) -> bool:
@@ -193,6 +194,13 @@ class Writer:
         self._versions: dict[str, int] = {}
         self._position = -1
         self.stats = Stats()
+        # Gets what each transaction that wrote took: saves, events, seconds from its first statement to its commit.
+        self.on_batch: Callable[[int, int, float], None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many saves wait, those of the transaction under way included."""
+        return len(self._queue) + len(self._current)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._sweep())]
@@ -382,7 +390,9 @@ class Writer:
                 remembered[row[0], row[1], row[2]] = (row[3], saved_before(row[4], row[5], row[6], row[7]))
         places = dict(await tracked.fetchall()) if tracked is not None else {}
         head = _Head(position, hash, max(recorded_at, now))
-        return _decide(batch, head, versions, remembered, places)
+        plan = _decide(batch, head, versions, remembered, places)
+        plan.began = before
+        return plan
 
     async def _write(self, connection: AsyncConnection[Any], plan: _Plan) -> None:
         if plan.rows:
@@ -438,6 +448,8 @@ class Writer:
         stats.events += len(plan.rows)
         if plan.rows:
             self._on_commit(head.position)
+            if self.on_batch is not None:
+                self.on_batch(len(plan.answers), len(plan.rows), time.monotonic() - plan.began)
         for ticket, answer in plan.answers:
             if isinstance(answer, Saved):
                 stats.saves += 1
