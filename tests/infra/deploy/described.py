@@ -154,7 +154,7 @@ def image_arguments() -> dict[str, str]:
 
 
 def build_context() -> Iterator[Path]:
-    """The files that Dockerfile.dockerignore lets through, as paths from the root: the last pattern that fits decides."""
+    """The files that Dockerfile.dockerignore lets through, from the root. The last pattern that fits decides."""
     patterns = [
         line for line in (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8").splitlines() if line and line[0] != "#"
     ]
