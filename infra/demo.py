@@ -62,8 +62,7 @@ from domain.refusals import Refusal
 from domain.series import Frequency, Recurrence
 from domain.time import DAY, MINUTE, Period, instant_of, zone
 from infra.desk import desk_on
-from infra.embedded.servers import Servers
-from infra.installation import Installation
+from infra.installation import Installation, opened
 from infra.settings import Settings
 from infra.troubles import Trouble, WrongInput
 
@@ -686,12 +685,12 @@ def try_next(summary: Summary, url: str, data: Path) -> Iterator[str]:
 def run(settings: Settings, organization: str, seed: int, progress: Progress) -> Summary:
     """Fill the book in a data folder, beside a server that runs on it or alone. Raises `Trouble`."""
 
-    async def filled(servers: Servers) -> Summary:
-        async with desk_on(Installation.embedded(settings, servers)) as desk:
+    async def filled(place: Installation) -> Summary:
+        async with desk_on(place) as desk:
             try:
                 return await fill(desk, organization, seed, datetime.now(UTC), progress)
             except Refusal as refusal:
                 raise WrongInput(f"Nothing can be written for {organization!r}: {refusal.message}.") from refusal
 
-    with Servers(settings, redis=False) as servers:
-        return asyncio.run(filled(servers))
+    with opened(settings, redis=False) as place:
+        return asyncio.run(filled(place))

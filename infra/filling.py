@@ -17,12 +17,12 @@ from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import uvloop
 
 from domain.ports import EventLog
-from infra.control import Progress, Result
+from infra.control import Progress, Result, result
 from infra.desk import log_on
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
@@ -69,8 +69,62 @@ def counting(facts: Facts) -> Callable[..., AsyncIterator[Progress | Result]]:
     return job
 
 
+class Filler(Protocol):
+    """Whoever fills the read models, seen from a command that waits for them."""
+
+    def catch_up(self, position: int, progress: Callable[[int], None] = ...) -> None:
+        """Wait until every model stands at `position`; `progress` hears where the slowest does. Raises
+        `FillingFailed`."""
+
+    def counted(self, organization: str, first: date, last: date) -> dict[str, Any]:
+        """See the function of that name."""
+
+
+class RunningServer:
+    """A Daybook that runs on the same data. It fills by itself, and waits when it is asked to count."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._position = 0
+
+    def catch_up(self, position: int, progress: Callable[[int], None] = lambda position: None) -> None:
+        self._position = position
+
+    def counted(self, organization: str, first: date, last: date) -> dict[str, Any]:
+        """Raises `Trouble` where it runs no more."""
+        days = {"first": first.isoformat(), "last": last.isoformat()}
+        return dict(result(self._folder, "counted", organization=organization, **days, position=self._position))
+
+
+class Workers:
+    """The full stack's workers, which fill by themselves."""
+
+    def __init__(self, place: Installation) -> None:
+        self._place = place
+
+    def catch_up(self, position: int, progress: Callable[[int], None] = lambda position: None) -> None:
+        asyncio.run(self._catch_up(position, progress))
+
+    async def _catch_up(self, position: int, progress: Callable[[int], None]) -> None:
+        give_up = time.monotonic() + _CAUGHT_UP_WITHIN
+        async with models_on(self._place) as models:
+            while (reached := min([await model.position() for model in models.all])) < position:
+                if time.monotonic() > give_up:
+                    raise FillingFailed("The workers do not catch up; `daybook projections status` says more.")
+                progress(reached)
+                await asyncio.sleep(_TELL_EVERY)
+        progress(position)
+
+    def counted(self, organization: str, first: date, last: date) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            async with models_on(self._place, ("facts",)) as models:
+                return await counted(models.facts, organization, first, last)
+
+        return asyncio.run(ask())
+
+
 class Filling:
-    """A context manager around the other process."""
+    """A `Filler` in a process of its own. A context manager around it."""
 
     def __init__(self, folder: DataFolder) -> None:
         context = multiprocessing.get_context("spawn")
@@ -94,15 +148,12 @@ class Filling:
             self._process.join()
 
     def catch_up(self, position: int, progress: Callable[[int], None] = lambda position: None) -> None:
-        """Wait until every model stands at `position`; `progress` hears where the slowest does. Raises
-        `FillingFailed`."""
         self._ask("catch_up", position)
         while (reached := self._answer()) < position:
             progress(reached)
         progress(position)
 
     def counted(self, organization: str, first: date, last: date) -> dict[str, Any]:
-        """See the function of that name."""
         self._ask("counted", organization, first, last)
         answer: dict[str, Any] = self._answer()
         return answer

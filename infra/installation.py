@@ -4,7 +4,8 @@ addresses and keys, the same words for both stacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -13,6 +14,7 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.redis import Redis
+from infra.embedded.servers import Servers
 from infra.event_log.schema import app_dsn
 from infra.keys import KeyFolder
 from infra.settings import Settings
@@ -21,7 +23,7 @@ from infra.troubles import CannotStart
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-    from infra.embedded.servers import EmbeddedServers, Servers
+    from infra.embedded.servers import EmbeddedServers
 
 
 class Analytics(Protocol):
@@ -94,3 +96,14 @@ class Installation:
             analytics=analytics,
             index=settings.elasticsearch_url or "",
         )
+
+
+@contextmanager
+def opened(settings: Settings, *needs: str, claim: str | None = None, redis: bool = True) -> Iterator[Installation]:
+    """The installation for a command: the full stack's servers, which run; or the embedded ones, started where they do
+    not run, as `Servers` says. Raises `Trouble`."""
+    if settings.stack == "full":
+        yield Installation.full(settings, *needs)
+    else:
+        with Servers(settings, claim=claim, redis=redis) as servers:
+            yield Installation.embedded(settings, servers)

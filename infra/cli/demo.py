@@ -43,6 +43,6 @@ def command(organization: str | None, seed: int, data: Path | None, as_json: boo
     if as_json:
         click.echo(json.dumps(asdict(summary), default=str))
     else:
-        holder = DataFolder.open(settings.data).holder()
+        holder = None if settings.stack == "full" else DataFolder.open(settings.data).holder()
         url = holder.url if holder and holder.url else settings.url
         click.echo("\n".join(try_next(summary, url, settings.data)))

@@ -37,16 +37,17 @@ def verify_command(data: Path | None, as_json: bool, checkpoints: Path | None) -
     Names the position of the first fault. Exit code 1 when there is one. Keep copies of the checkpoints where nobody
     who may write to this machine can reach them: against such a person the copies are the proof.
     """
-    from infra.embedded.servers import Servers  # noqa: PLC0415 - help must not wait for them
-    from infra.event_log.schema import app_dsn, migrate  # noqa: PLC0415
+    from infra.event_log.schema import migrate  # noqa: PLC0415 - help must not wait for them
     from infra.event_log.verify import verify  # noqa: PLC0415
+    from infra.installation import opened  # noqa: PLC0415
 
-    with Servers(Settings.load(data=data), redis=False) as servers, bar() as shown:
-        migrate(servers.postgres.dsn())
+    with opened(Settings.load(data=data), redis=False) as place, bar() as shown:
+        if place.owner is not None:
+            migrate(place.owner)
         task = shown.add_task("verifying", total=None)
         report = verify(
-            app_dsn(servers.postgres.dsn()),
-            checkpoints or servers.folder.checkpoints,
+            place.postgres,
+            checkpoints or place.checkpoints,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
     if as_json:
@@ -75,12 +76,11 @@ def verify_command(data: Path | None, as_json: bool, checkpoints: Path | None) -
 def show_command(data: Path | None, as_json: bool, after: int, limit: int, org: str | None, stream: str | None) -> None:
     """List events: who did what, when. Words that are sealed are left out."""
     from infra.desk import log_on  # noqa: PLC0415 - help must not wait for it
-    from infra.embedded.servers import Servers  # noqa: PLC0415
-    from infra.installation import Installation  # noqa: PLC0415
+    from infra.installation import opened  # noqa: PLC0415
 
     async def listed() -> Sequence[Recorded]:
         found: list[Recorded] = []
-        async with log_on(Installation.embedded(settings, servers)) as log:
+        async with log_on(place) as log:
             async for recorded in _read(log, after):
                 if (org in (None, recorded.organization)) and (stream in (None, recorded.stream)):
                     found.append(recorded)
@@ -88,8 +88,7 @@ def show_command(data: Path | None, as_json: bool, after: int, limit: int, org: 
                         break
         return found
 
-    settings = Settings.load(data=data)
-    with Servers(settings, redis=False) as servers:
+    with opened(Settings.load(data=data), redis=False) as place:
         for recorded in asyncio.run(listed()):
             row = _row(recorded)
             click.echo(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +87,10 @@ def _running(settings: Settings) -> DataFolder:
 
 def _alone(settings: Settings, job: Any, *arguments: Any) -> Iterator[Progress | Result]:
     """Do a job in this process; yields what it yields. Embedded servers are started for it."""
-    from infra.embedded.servers import Servers  # noqa: PLC0415 - help must not wait for it
-    from infra.installation import Installation  # noqa: PLC0415
+    from infra.installation import opened  # noqa: PLC0415 - help must not wait for it
 
-    with ExitStack() as opened:
-        if settings.stack == "full":
-            place = Installation.full(settings, "redis_url", "clickhouse_url")
-        else:
-            place = Installation.embedded(settings, opened.enter_context(Servers(settings, claim="projections")))
-        runner = opened.enter_context(asyncio.Runner())
+    needs = ("redis_url", "clickhouse_url", "elasticsearch_url")
+    with opened(settings, *needs, claim="projections") as place, asyncio.Runner() as runner:
         steps = job(place, *arguments)
 
         async def next_step() -> Progress | Result | None:

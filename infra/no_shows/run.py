@@ -22,11 +22,10 @@ from commands.loop import Busy
 from domain.ports import LogUnavailable
 from domain.refusals import Refusal
 from domain.time import zone
-from infra.control import result
 from infra.desk import desk_on
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.servers import Servers
-from infra.filling import Filling, FillingFailed
+from infra.filling import Filler, Filling, FillingFailed, RunningServer, Workers
 from infra.garbage import few_collections
 from infra.installation import Installation
 from infra.no_shows.checking import Check, compared
@@ -93,36 +92,38 @@ def run(settings: Settings, file: Path, organization: str, *, batch: int, check:
         progress("Reading", table.lines, table.lines)
     with few_collections(), ExitStack() as opened:
         with _timed(parts, "start"):
-            servers, shared = _attached(settings)
-            opened.callback(servers.close)
-            filling = None if shared else opened.enter_context(Filling(servers.folder))
+            place, filler = _attached(settings, opened)
         with _timed(parts, "record"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcome = runner.run(_recorded(settings, servers, table, organization, batch, progress))
+            outcome = runner.run(_recorded(place, table, organization, batch, progress))
         facts = table.facts(frozenset(outcome.refused_appointments))
         with _timed(parts, "fill"):
-            caught_up = filling is None or _caught_up(filling, outcome, progress)
+            caught_up = _caught_up(filler, outcome, progress)
         with _timed(parts, "check"):
-            checked = _checked(servers, filling, organization, facts, outcome) if check and caught_up else Check(None)
+            checked = _checked(filler, organization, facts) if check and caught_up else Check(None)
         with _timed(parts, "stop"):
             opened.close()
     seconds = time.monotonic() - started
     return _report(file, table, organization, outcome, facts, checked, seconds, parts)
 
 
-def _attached(settings: Settings) -> tuple[Servers, bool]:
-    """The data for this process: held where nobody has it, else shared with the server that runs on it."""
+def _attached(settings: Settings, opened: ExitStack) -> tuple[Installation, Filler]:
+    """The data for this process, held where nobody has it, else shared with who does; and who fills the read models."""
+    if settings.stack == "full":
+        place = Installation.full(settings, "redis_url", "clickhouse_url")
+        return place, Workers(place)
     try:
-        return Servers(settings, claim="import").__enter__(), False
+        servers = opened.enter_context(Servers(settings, claim="import"))
     except DataInUse:
-        holder = DataFolder.open(settings.data).holder()
+        folder = DataFolder.open(settings.data)
+        holder = folder.holder()
         if holder is None or holder.what != "serve":
             raise
-    return Servers(settings, redis=False).__enter__(), True
+        servers = opened.enter_context(Servers(settings, redis=False))
+        return Installation.embedded(settings, servers), RunningServer(folder)
+    return Installation.embedded(settings, servers), opened.enter_context(Filling(servers.folder))
 
 
-async def _recorded(
-    settings: Settings, servers: Servers, table: Table, organization: str, batch: int, progress: Progress
-) -> Outcome:
+async def _recorded(place: Installation, table: Table, organization: str, batch: int, progress: Progress) -> Outcome:
     total = table.right
     done = 0
 
@@ -131,7 +132,7 @@ async def _recorded(
         done += rows
         progress("Recording visits", done, total)
 
-    async with desk_on(Installation.embedded(settings, servers)) as desk:
+    async with desk_on(place) as desk:
         try:
             return await put_into_book(table, desk, organization, batch=batch, progress=more)
         except Refusal as refusal:
@@ -143,27 +144,23 @@ async def _recorded(
             ) from error
 
 
-def _caught_up(filling: Filling, outcome: Outcome, progress: Progress) -> bool:
+def _caught_up(filler: Filler, outcome: Outcome, progress: Progress) -> bool:
     def reached(position: int) -> None:
         progress("Filling the read models", position, outcome.position)
 
     try:
-        filling.catch_up(outcome.position, reached)
+        filler.catch_up(outcome.position, reached)
     except FillingFailed as failed:
         _log.warning("%s They are filled when Daybook is next started.", failed)
         return False
     return True
 
 
-def _checked(servers: Servers, filling: Filling | None, organization: str, facts: Facts, outcome: Outcome) -> Check:
+def _checked(filler: Filler, organization: str, facts: Facts) -> Check:
     if facts.first is None or facts.last is None:
         return Check(True)
     try:
-        if filling is not None:
-            told: Mapping[str, Any] = filling.counted(organization, facts.first, facts.last)
-        else:
-            asked = {"first": facts.first.isoformat(), "last": facts.last.isoformat(), "position": outcome.position}
-            told = result(servers.folder, "counted", organization=organization, **asked)
+        told: Mapping[str, Any] = filler.counted(organization, facts.first, facts.last)
     except Trouble as trouble:
         _log.warning("The read models were not compared with the file: %s", trouble)
         return Check(None)
