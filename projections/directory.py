@@ -279,6 +279,7 @@ class Directory(Model):
         """All parts together, so that a provider whom several of them touch is looked at once."""
         fresh: list[Recorded] = []
         moves: dict[str, tuple[int, int]] = {}
+        began = time.monotonic()
         for part, (events, upto) in portions.items():
             reached = await self._reached(part)
             if upto > reached:
@@ -298,6 +299,7 @@ class Directory(Model):
             raise
         for part, (_, upto) in moves.items():
             self._note(part, upto)
+        self._tell(fresh, began)
         return len(fresh)
 
     async def refresh(self, now: datetime | None = None) -> int:

@@ -11,6 +11,7 @@ Rows are replaced by position; nothing is summed at insert.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -319,6 +320,7 @@ class Facts(Model):
         """All parts in one insert a table: many small inserts are what ClickHouse suffers from."""
         fresh: dict[str, Portion] = {}
         kept: dict[str, int] = {}
+        began = time.monotonic()
         for part, (events, upto) in portions.items():
             at = await self._reached(part)
             if upto > at:
@@ -335,6 +337,7 @@ class Facts(Model):
             raise
         for part, portion in fresh.items():
             self._note(part, portion.upto)
+        self._tell([event for portion in fresh.values() for event in portion.events], began)
         return sum(len(portion.events) for portion in fresh.values())
 
     def _apply_now(self, portions: Mapping[str, Portion], kept: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 from domain.ports import Recorded
@@ -84,6 +84,8 @@ class Model(ABC):
     pulse: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
+        # Hears of what was applied: the events that were new, and in how many seconds. It does not wait.
+        self.applied: Callable[[Sequence[Recorded], float], None] | None = None
         # By part, as this process left the store; None when that is not known.
         self._at: dict[str, int] | None = None
         self._moved: asyncio.Event | None = None
@@ -101,6 +103,7 @@ class Model(ABC):
         upto = max(upto or 0, fresh[-1].position if fresh else 0)
         if upto <= at:
             return 0
+        began = time.monotonic()
         try:
             await self._apply(fresh, part, self._kept(part), upto)
         except Poison as poison:
@@ -115,7 +118,13 @@ class Model(ABC):
             self.forget()
             raise
         self._note(part, upto)
+        self._tell(fresh, began)
         return len(fresh)
+
+    def _tell(self, events: Sequence[Recorded], began: float) -> None:
+        """`began` is by the monotonic clock."""
+        if self.applied is not None and events:
+            self.applied(events, time.monotonic() - began)
 
     async def apply_parts(self, portions: Mapping[str, Portion]) -> int:
         """`apply` for several parts, by name, for which a store may have a cheaper way together.
