@@ -343,6 +343,8 @@ async def test_whatever_a_superuser_does_to_the_archive_is_found(
         "INSERT INTO archived_events SELECT * FROM events WHERE position = 41",
         "INSERT INTO archived_events SELECT * FROM events WHERE position = 42",
         "INSERT INTO archived_events SELECT * FROM events WHERE position = 41; UPDATE archive_floor SET frontier ="
+        " array_append(frontier, '\\x00'::bytea)",
+        "INSERT INTO archived_events SELECT * FROM events WHERE position = 41; UPDATE archive_floor SET frontier ="
         " array_append(frontier, '\\x00'::bytea); DELETE FROM events WHERE position = 42",
         "INSERT INTO archived_events SELECT position, organization, stream, version, event_id, 'x', payload, actor,"
         " on_behalf_of, purpose, command_id, correlation_id, causation_id, occurred_at, recorded_at, hash FROM events"
