@@ -11,14 +11,14 @@ analyzers and no updates or deletes by query.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import date, datetime
 from time import monotonic
 from typing import Any, Final, Self
 from uuid import UUID
 
-from elasticsearch import AsyncElasticsearch, BadRequestError, NotFoundError
+from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
 from projections.directory import NEVER, Entry, Found, Key, Made, Question, Spoilt, Standing, at, folded
 from projections.model import OutOfStep
@@ -230,20 +230,26 @@ class ElasticIndex:
             self._refuse(item)
             self._seen[part] = (positions[part][1], item["_seq_no"], item["_primary_term"])
 
-    async def _add_parts(self, name: str, parts: Iterable[str]) -> None:
+    async def _add_parts(self, name: str, parts: Collection[str]) -> None:
         """Say which parts there are, so that their progress can be read by name, without waiting for a refresh."""
-        (found,) = await self._get(name, [_PARTS], ["part"])
-        known = [] if found is None else found["_source"]["part"]
-        there: dict[str, Any] = {"op_type": "create"}
-        if found is not None:
-            there = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]}
-        try:
-            await self._client.index(
-                index=name, id=_PARTS, document={"part": sorted({*known, *parts})}, timeout=_WAIT, **there
-            )
-        except NotFoundError:
-            self._astray()
-            raise OutOfStep(0) from None
+        while True:
+            (found,) = await self._get(name, [_PARTS], ["part"])
+            known = set() if found is None else set(found["_source"]["part"])
+            if known.issuperset(parts):
+                return
+            there: dict[str, Any] = {"op_type": "create"}
+            if found is not None:
+                there = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]}
+            try:
+                await self._client.index(
+                    index=name, id=_PARTS, document={"part": sorted(known.union(parts))}, timeout=_WAIT, **there
+                )
+            except ConflictError:
+                # Another filler's parts came first; there are few of them.
+                continue
+            except NotFoundError:
+                self._astray()
+                raise OutOfStep(0) from None
 
     # Entries
 
