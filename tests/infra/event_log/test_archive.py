@@ -13,19 +13,23 @@ from typing import Any
 
 import psycopg
 import pytest
+from eventsourcing.persistence import OperationalError
 
 from domain.ports import VersionConflict
 from infra.event_log import verify as verification
 from infra.event_log.archive import ArchiveBusy, aim, archive
 from infra.event_log.checkpoints import Checkpointer, LogAltered, SigningKey, read_checkpoints
+from infra.event_log.connections import Detached
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.merkle import is_consistent, is_included
+from infra.event_log.parts import NoSuchPart, attach, detach, parts, verify_part
 from infra.event_log.persistence import Datastore, LogApplicationRecorder
 from infra.event_log.ranges import FaultKind
 from infra.event_log.rows import leaf_of
 from infra.event_log.schema import ARCHIVIST_ROLE, as_role
 from infra.event_log.verify import prove, prove_continuation, verify
 from infra.keyring import MasterKeyFile, PostgresKeyring
+from infra.troubles import WrongInput
 from tests.conftest import Database, fresh_database
 from tests.infra.event_log.conftest import new, notes, numbers, save
 
@@ -457,3 +461,129 @@ async def test_an_archivist_killed_again_and_again_under_load(
     archive(archivist(database), tmp_path, upto=1200)
     report = verify(database.app, tmp_path, processes=1)
     assert (report.faults, report.events, in_each(database)) == ((), 1200 + count, (1200, count))
+
+
+async def test_a_part_goes_into_a_file_and_comes_back(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    await signed_log(database, tmp_path, log)
+    before = await log.read(0, 100)
+    archive(archivist(database), tmp_path, upto=40)
+    first, second = (detach(database.superuser, tmp_path / name, tmp_path) for name in ("1", "2"))
+    assert first is not None
+    assert second is not None
+    assert [(one.after, one.upto, one.checkpoints) for one in (first, second)] == [(0, 16, 1), (16, 32, 0)]
+    with pytest.raises(NoSuchPart):
+        detach(database.superuser, tmp_path / "3", tmp_path)
+    assert [one.detached for one in parts(database.app)] == [True, True, False]
+    report = verify(database.app, tmp_path, processes=1)
+    assert (report.faults, report.events, report.elsewhere) == ((), 28, 32)
+    assert verify_part(tmp_path / "1", tmp_path).root == first.root
+    newest = read_checkpoints(tmp_path)[-1]
+    assert newest is not None
+    for position in (33, 45, 60):
+        row, path = prove(database.app, position, newest.size)
+        assert is_included(leaf_of(row), position - 1, newest.size, path, newest.root)
+    with pytest.raises(NoSuchPart, match="up to 16; the part that comes back"):
+        attach(database.superuser, tmp_path / "1")
+    attach(database.superuser, tmp_path / "2", tmp_path)
+    assert await log.read(16, 100) == before[16:]
+    attach(database.superuser, tmp_path / "1", tmp_path)
+    assert await log.read(0, 100) == before
+    assert (await log.load("clinic", {"page/1": 0}))["page/1"] == [e for e in before if e.stream == "page/1"]
+    assert verify(database.app, tmp_path, processes=1).elsewhere == 0
+    assert verify(database.app, tmp_path, processes=1).ok
+    with psycopg.connect(database.superuser) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("DELETE FROM archived_events_16")
+
+
+async def test_what_is_away_is_never_answered_in_part(
+    database: Database, log: PostgresEventLog, keyring: PostgresKeyring, tmp_path: Path
+) -> None:
+    await signed_log(database, tmp_path, log)
+    await log.append(notes("page/9", 0, 1, 2))
+    instants = [event.recorded_at for event in await log.read(0, 100)]
+    archive(archivist(database), tmp_path, upto=60)
+    detach(database.superuser, tmp_path / "1", tmp_path)
+    for question in (
+        log.read(0, 5),
+        log.read(15, 5),
+        log.load("clinic", {"page/1": 0}),
+        log.load("clinic", {"page/9": 0, "page/2": 3}),
+        log.position_at(instants[3]),
+    ):
+        with pytest.raises(Detached):
+            await question
+    assert len(await log.read(16, 100)) == 46
+    assert [len(events) for events in (await log.load("clinic", {"page/1": 4, "page/9": 0})).values()] == [11, 2]
+    assert await log.position_at(instants[-1]) == 62
+    assert await log.streams("clinic", "page/0", "page/9") == [f"page/{n}" for n in (0, 1, 2, 3, 9)]
+    with pytest.raises(VersionConflict) as conflict:
+        await log.append(notes("page/1", 4, 0))
+    assert conflict.value.actual == {"page/1": 15}
+    await log.append(notes("page/1", 15, 0))
+    await sign(database, tmp_path, log)
+    assert verify(database.app, tmp_path, processes=1).ok
+    datastore = Datastore(database.app, "text")
+    recorder = LogApplicationRecorder(datastore)
+    for library_asks in (
+        lambda: recorder.select_events("clinic/page/1"),
+        lambda: recorder.select_notifications(3, 10),
+    ):
+        with pytest.raises(OperationalError):
+            library_asks()
+    assert len(recorder.select_events("clinic/page/1", gt=4)) == 12
+    datastore.close()
+
+
+async def test_a_file_that_is_not_what_it_was_is_found(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    await signed_log(database, tmp_path, log)
+    archive(archivist(database), tmp_path, upto=40)
+    file = tmp_path / "part"
+    detach(database.superuser, file, tmp_path)
+    whole = file.read_bytes()
+    for at in range(len(whole.split(b"\n", 1)[0]) + 30, len(whole), 331):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises((LogAltered, WrongInput)):
+            attach(database.superuser, file, tmp_path)
+    for cut in (0, 10, 400, len(whole) - 1):
+        file.write_bytes(whole[:cut])
+        with pytest.raises((LogAltered, WrongInput)):
+            verify_part(file, tmp_path)
+    file.write_bytes(whole)
+    attach(database.superuser, file, tmp_path)
+
+
+@pytest.mark.parametrize("step", ["marked", "pending", "detached"])
+async def test_a_detaching_that_broke_off_is_finished(
+    database: Database, log: PostgresEventLog, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await signed_log(database, tmp_path, log)
+    archive(archivist(database), tmp_path, upto=40)
+
+    def breaks_off(connection: psycopg.Connection[Any], name: str) -> None:
+        if step == "detached":
+            connection.execute(f"ALTER TABLE archived_events DETACH PARTITION {name}".encode())
+        if step == "pending":
+            with psycopg.connect(database.superuser) as reader:
+                reader.execute("SELECT count(*) FROM archived_events")
+                connection.execute("SET lock_timeout = 0; SET statement_timeout = '300ms'")
+                with pytest.raises(psycopg.errors.QueryCanceled):
+                    connection.execute(f"ALTER TABLE archived_events DETACH PARTITION {name} CONCURRENTLY".encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.event_log.parts._finish", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            detach(database.superuser, tmp_path / "1", tmp_path)
+    with pytest.raises(Detached):
+        await log.read(0, 10)
+    assert verify(database.app, tmp_path, processes=1).ok
+    again = attach if step == "marked" else detach
+    again(database.superuser, tmp_path / ("1" if step == "marked" else "2"), tmp_path)
+    with psycopg.connect(database.superuser) as connection:
+        row = connection.execute("SELECT to_regclass('archived_events_16') IS NOT NULL").fetchone()
+    assert row == (step == "marked",)
+    assert verify(database.app, tmp_path, processes=1).ok
