@@ -25,6 +25,7 @@ BENCHES = {
     "http": Bench("infra.bench.http", "bookings through HTTP, 64 at once, against a bare route with one INSERT"),
     "contend": Bench("infra.bench.contend", "1,000 clients after one slot"),
     "growth": Bench("infra.bench.growth", "booking at 1,000,000 events against 1,000"),
+    "bulk": Bench("infra.bench.bulk", "the log at a million events (--size 10: ten), before and after archiving half"),
     "fill": Bench("infra.bench.fill", "all read models filled in-process"),
     "verify": Bench("infra.bench.verify", "the chain verified"),
     "import": Bench("infra.bench.no_shows", "the no-shows table imported, when the file is named by NO_SHOWS"),
@@ -52,6 +53,7 @@ def bench(name: str, size: float, as_json: bool) -> None:
       http     bookings through HTTP
       contend  1,000 clients after one slot
       growth   booking at 1,000,000 events against 1,000
+      bulk     the log at size: saves, loads, room, verification, archive
       fill     all read models filled in-process
       verify   the chain verified
       import   the no-shows table imported (NO_SHOWS=path/to/no-shows.csv.gz)

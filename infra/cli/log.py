@@ -1,4 +1,4 @@
-"""`daybook log`: check the event log against its own proofs, and look at what it holds."""
+"""`daybook log`: check the event log against its own proofs, look at what it holds, and archive what is old."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from domain.ports import Recorded
+from infra.cli._archive import COMMANDS
 from infra.cli._options import data_option, json_option
 from infra.cli._progress import bar
 from infra.settings import Settings
@@ -21,10 +22,14 @@ _PAGE = 1000
 
 @click.group("log")
 def command() -> None:
-    """Check the event log against its own proofs, and look at what it holds.
+    """Check the event log against its own proofs, look at what it holds, and archive what is old.
 
     Works beside a running Daybook, and without one.
     """
+
+
+for one in COMMANDS:
+    command.add_command(one)
 
 
 @command.command("verify")
@@ -55,10 +60,15 @@ def verify_command(data: Path | None, as_json: bool, checkpoints: Path | None) -
             {"position": fault.position, "kind": fault.kind.value, "detail": fault.detail} for fault in report.faults
         ]
         told = {"ok": report.ok, "events": report.events, "checkpoints": report.checkpoints, "faults": faults}
+        told["elsewhere"] = report.elsewhere
         click.echo(json.dumps({**told, "seconds": round(report.seconds, 3)}))
     elif report.ok:
         rate = f", {report.events / report.seconds:,.0f} a second" if report.seconds else ""
         click.echo(f"The log is whole: {report.events:,} events, {report.checkpoints:,} checkpoints{rate}.")
+        if report.elsewhere:
+            click.echo(
+                f"Positions up to {report.elsewhere:,} lie in detached parts: `daybook log verify-part` reads them."
+            )
     else:
         click.echo(f"The log is NOT whole. The first fault is at {report.first}.")
         for fault in report.faults[1:10]:
