@@ -160,8 +160,9 @@ class PostgresEventLog:
         rows = await self._connections.fetch("SELECT position_at(%s::timestamptz)", (instant,))
         return int(rows[0][0])
 
-    async def opened(self, rows: Sequence[bytes]) -> Sequence[Recorded | Unreadable]:
-        """The events of rows v1, in their order; what can't be read is told in its place and hides nothing else.
+    async def opened(self, rows: Sequence[bytes | Row]) -> Sequence[Recorded | Unreadable]:
+        """The events of rows v1, or of their `columns`, in their order; what can't be read is told in its place and
+        hides nothing else.
 
         Raises `LogUnavailable` where keys are needed and can't be asked for."""
         found: list[Recorded | Unreadable] = []
@@ -171,11 +172,11 @@ class PostgresEventLog:
             await asyncio.sleep(0)
         return found
 
-    async def _opened(self, rows: Sequence[bytes]) -> list[Recorded | Unreadable]:
+    async def _opened(self, rows: Sequence[bytes | Row]) -> list[Recorded | Unreadable]:
         read: list[Row | None] = []
         for row in rows:
             try:
-                read.append(columns(row))
+                read.append(columns(row) if isinstance(row, bytes) else row)
             except NotARow:
                 read.append(None)
         try:

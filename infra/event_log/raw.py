@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
-from domain.ports import LogUnavailable
+from domain.ports import LogError, LogUnavailable
 from infra.clock import DatabaseClock
 from infra.event_log.connections import unavailable
 from infra.event_log.rows import stream_in
@@ -19,8 +19,17 @@ from streams.relay import Row
 
 T = TypeVar("T")
 
-_SETTINGS: Final = "SET statement_timeout = '30s'"
+# As everything that reads the log: by its keys, whatever the planner thinks of a young table.
+_SETTINGS: Final = "SET statement_timeout = '30s'; SET enable_seqscan = off; SET jit = off"
 _HEAD: Final = "SELECT position FROM log_head"
+
+
+class PositionsMissing(LogError):
+    """The log's rows are not where they should be. Names the first position that is missing."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"position {position} is missing in the log")
+        self.position = position
 
 
 class RawLog:
@@ -95,10 +104,14 @@ class RawLog:
 
 
 def _rows(connection: psycopg.Connection[Any], after: int, limit: int) -> Sequence[Row]:
-    found = []
+    found: list[Row] = []
     for data in tuples(connection, after, after + limit):
         row, _ = row_and_hash(data)
-        found.append(Row(position_in(row), stream_in(row), row))
+        position = position_in(row)
+        if position != after + len(found) + 1:
+            # Part of the archive was taken away; nobody may think that these are all there are.
+            raise PositionsMissing(after + len(found) + 1)
+        found.append(Row(position, stream_in(row), row))
     return found
 
 
