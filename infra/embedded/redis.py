@@ -31,8 +31,10 @@ class Redis:
 
     name = "Redis"
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataFolder, *, program: Path | None = None) -> None:
+        """`program` is another Redis server than the one that comes as a package."""
         self._folder = folder
+        self._server = program
         self._data = folder.redis
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -108,7 +110,7 @@ class Redis:
             log.chmod(0o600)
             # A session of its own: a Ctrl-C at the terminal must reach us alone, so that we stop first and it last.
             self._child = subprocess.Popen(
-                [_program(), *arguments],
+                [self._server or _program(), *arguments],
                 cwd=self._data,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -136,13 +138,14 @@ class Redis:
     def _put_aside(self) -> bool:
         """A file that Redis can't read again holds nothing that the log does not: keep it for whoever looks into it,
         and start empty. False when there is none."""
-        file = self._data / "appendonly.aof"
-        if not file.exists() or not file.stat().st_size:
-            return False
-        aside = file.with_name(f"appendonly.aof.broken-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-        file.rename(aside)
-        _log.warning("Redis can't read its file; it is kept as %s, and the read models are filled again", aside.name)
-        return True
+        # One file up to Redis 6, a folder of files from 7 on.
+        kept = [path for path in (self._data / "appendonly.aof", self._data / "appendonlydir") if path.exists()]
+        kept = [path for path in kept if path.is_dir() or path.stat().st_size]
+        for path in kept:
+            aside = path.with_name(f"{path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            path.rename(aside)
+            _log.warning("Redis can't read its data; they are kept as %s, the read models are filled again", aside.name)
+        return bool(kept)
 
 
 def _program() -> Path:

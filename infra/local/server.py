@@ -56,9 +56,9 @@ class LocalServer(ABC):
     `start` joins it.
     """
 
-    name: ClassVar[str]
+    name: str
     port_names: ClassVar[tuple[str, ...]] = ("port",)
-    ready_within: ClassVar[float] = 120.0
+    ready_within: ClassVar[float] = 300.0
 
     def __init__(self, folder: Path, *, port: int | None = None, die_with_me: bool = False) -> None:
         self.folder = folder.expanduser().absolute()
@@ -82,10 +82,15 @@ class LocalServer(ABC):
         return self._ports()["port"]
 
     @property
+    def address(self) -> str:
+        """Where it answers, for people."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def running(self) -> Running | None:
         """Who runs; None when nobody does."""
         kept = self._kept()
-        return kept if kept and runs(kept.pid) and _began(kept.pid) == kept.began else None
+        return kept if kept and runs(kept.pid) and began(kept.pid) == kept.began else None
 
     @property
     def pid(self) -> int | None:
@@ -157,7 +162,7 @@ class LocalServer(ABC):
                 **self._options(),
             )
         pid = self._child.pid
-        self._keep(Running(pid, _began(pid), dict(ports), time.time()))
+        self._keep(Running(pid, began(pid), dict(ports), time.time()))
         self._watch(pid)
 
     def _options(self) -> dict[str, Any]:
@@ -261,7 +266,7 @@ class LocalServer(ABC):
     def _gone(self, pid: int, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         # A leader may go before its children, who still write.
-        while runs(pid) or _anyone_of(pid):
+        while runs(pid) or members(pid):
             if self._child is not None:
                 self._child.poll()
             if time.monotonic() > deadline:
@@ -292,7 +297,8 @@ def free_port(taken: Sequence[int] | Any = ()) -> int:
     raise CannotStart("No free port was found between 20000 and 32000.")
 
 
-def _began(pid: int) -> str:
+def began(pid: int) -> str:
+    """When a process began, in the kernel's ticks since the machine did; empty where that can't be known."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -300,12 +306,13 @@ def _began(pid: int) -> str:
     return status.rpartition(")")[2].split()[19]
 
 
-def _anyone_of(group: int) -> bool:
-    """Whether a process of the group lives; the dead that nobody has waited for do not count."""
+def members(group: int) -> list[int]:
+    """The living processes of a group; the dead that nobody has waited for do not count."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, its_group = entry.read_text().rpartition(")")[2].split()[:3]
             # The first thread of a killed process is dead before the others, which still hold its files and ports.
             if int(its_group) == group and (state not in ("Z", "X") or len(os.listdir(entry.with_name("task"))) > 1):
-                return True
-    return False
+                found.append(int(entry.parent.name))
+    return found
