@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import multiprocessing
 import signal
 import time
@@ -22,6 +21,7 @@ from typing import Any, Final, Protocol, Self
 import uvloop
 
 from domain.ports import EventLog
+from infra import logs
 from infra.control import Progress, Result, result
 from infra.desk import log_on
 from infra.embedded.clickhouse import ClickHouse
@@ -175,7 +175,7 @@ class Filling:
 def _fill(path: Path, connection: Connection) -> None:
     # Ctrl-C at a terminal reaches every process; the command decides what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("filling", level="error", form="console")
     with few_collections(), short_turns(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(DataFolder.open(path), connection))
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -19,11 +20,11 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from infra import wiring
+from infra import logs, wiring
 from infra.control import listen
 from infra.embedded.servers import EmbeddedServers
 from infra.garbage import few_collections
-from infra.settings import Settings
+from infra.settings import LogFormat, Settings
 from infra.troubles import CannotStart
 from infra.turns import short_turns
 from infra.wiring import Application
@@ -42,16 +43,19 @@ Prepare = Callable[[Application], Coroutine[Any, Any, None]]
 
 def run(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
     """Serve until told to stop. Raises `Trouble` when it can't start."""
-    _log_to_stderr(settings.log_level)
+    logs.set_up("daybook", level=settings.log_level, form=settings.log_format or "console")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        logs.on_loop(runner.get_loop())
         runner.run(serve(settings, announce, prepare))
 
 
 def run_service(settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str) -> None:
     """Serve one application, that is opened and closed around it, until told to stop. Raises `Trouble` when it can't
     start. `what` it is gets logged with the address at which it answers."""
-    _log_to_stderr(settings.log_level)
+    form: LogFormat = settings.log_format or ("console" if sys.stderr.isatty() else "json")
+    logs.set_up(what.removeprefix("the ").replace(" ", "-").lower(), level=settings.log_level, form=form)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        logs.on_loop(runner.get_loop())
         runner.run(_serve_service(settings, opened, what))
 
 
@@ -177,8 +181,3 @@ def _listen(settings: Settings) -> socket.socket:
 def _url(settings: Settings, port: int) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{port}"
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("daybook").setLevel(level.upper())

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from infra.troubles import WrongSettings
 
 Stack = Literal["embedded", "full"]
+LogFormat = Literal["json", "console"]
 
 # The read models by name.
 MODELS = ("diary", "free_time", "facts")
@@ -25,6 +26,10 @@ class Settings:
     """Sizes in bytes, durations in seconds.
 
     `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off.
+
+    `log_format` is `json` or `console`; unsaid, services log JSON except at a terminal, and the embedded Daybook
+    readable lines. Traces go to `otlp_endpoint`, where an OpenTelemetry collector takes OTLP over HTTP (`http://host:4318`);
+    unsaid, there are none. `trace_ratio` is the share of requests that are traced, 0 to 1.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `kafka_ca` the file of who signed the brokers' keys. The `_dsn` and
@@ -48,6 +53,9 @@ class Settings:
     rate_limit: int = 6000
     rate_window: int = 60
     log_level: str = "info"
+    log_format: LogFormat | None = None
+    otlp_endpoint: str | None = None
+    trace_ratio: float = 1.0
 
     keys: Path | None = None
     checkpoints: Path | None = None
@@ -110,6 +118,12 @@ class Settings:
             raise WrongSettings(
                 f"DAYBOOK_KAFKA_SECURITY is {self.kafka_security!r}; it is one of {', '.join(_KAFKA_SECURITY)}."
             )
+        if self.log_format not in (None, "json", "console"):
+            raise WrongSettings(f"DAYBOOK_LOG_FORMAT is {self.log_format!r}; it is either 'json' or 'console'.")
+        if self.log_level.lower() not in _LEVELS:
+            raise WrongSettings(f"DAYBOOK_LOG_LEVEL is {self.log_level!r}; it is one of {', '.join(_LEVELS)}.")
+        if not 0 <= self.trace_ratio <= 1:
+            raise WrongSettings(f"DAYBOOK_TRACE_RATIO is {self.trace_ratio}; a share lies between 0 and 1.")
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
@@ -117,6 +131,7 @@ class Settings:
 
 _SHORT = {"data": "DATA", "port": "PORT"}
 _KAFKA_SECURITY = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 _SECRETS = (
     "kafka_password",
     "postgres_dsn",
@@ -141,6 +156,9 @@ _KINDS: Mapping[str, type] = {
     "rate_limit": int,
     "rate_window": int,
     "log_level": str,
+    "log_format": str,
+    "otlp_endpoint": str,
+    "trace_ratio": float,
     "keys": Path,
     "checkpoints": Path,
     "kafka": str,
@@ -169,9 +187,10 @@ def _secret(environ: Mapping[str, str], variable: str) -> str | None:
 def _converted(variable: str, text: str, kind: type) -> Any:
     if kind is Path:
         return Path(text).expanduser()
-    if kind is int:
+    if kind in (int, float):
         try:
-            return int(text)
+            return kind(text)
         except ValueError:
-            raise WrongSettings(f"{variable} is {text!r}, and should be a whole number.") from None
+            wanted = "a whole number" if kind is int else "a number"
+            raise WrongSettings(f"{variable} is {text!r}, and should be {wanted}.") from None
     return text

@@ -33,9 +33,19 @@ from infra.http.service import Together, service
 from infra.http.tokens import Bearers
 from infra.installation import Installation
 from infra.leadership import Leader
-from infra.metrics import LogMetrics, ModelMetrics, SigningMetrics, as_json
+from infra.metrics import (
+    AppliedMetrics,
+    CommandMetrics,
+    LogMetrics,
+    ModelMetrics,
+    SigningMetrics,
+    as_json,
+    loop_watched,
+    registry_of,
+)
 from infra.read_models import ReadModels, models_on
 from infra.settings import Settings
+from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
 from streams import follower as following
 from streams.follower import Follower
@@ -59,18 +69,20 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
     """The embedded Daybook on servers that run."""
     place = Installation.embedded(settings, servers)
     async with AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(tracing(settings, "daybook"))
+        registry = await stack.enter_async_context(_registry("daybook"))
         log = await stack.enter_async_context(log_on(place))
         models = await stack.enter_async_context(models_on(place))
-        desk = desk_for(place, log)
+        desk = _desk(place, log, registry, traces)
+        watch_models(models, registry, log, traces)
         follower = await stack.enter_async_context(Follower(log, models.all))
         await stack.enter_async_context(HoldSweeper(desk, models.diary))
         checkpointer = await stack.enter_async_context(_signing(place, log))
 
-        registry = CollectorRegistry()
         registry.register(LogMetrics(log))
         registry.register(SigningMetrics(checkpointer))
-        registry.register(ModelMetrics(follower))
-        front = _Front(place, registry, MemoryBuckets())
+        registry.register(ModelMetrics(follower, log))
+        front = _Front(place, registry, MemoryBuckets(), traces)
 
         async def read_models() -> str:
             return ", ".join(f"{one.model} {one.state.value}" for one in follower.last_known())
@@ -100,15 +112,17 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
 async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
     """One API of the full stack, or both in one process, with limits that all such processes share."""
     async with AsyncExitStack() as stack:
+        name = f"{which}-api" if which != "both" else "both-apis"
+        traces = await stack.enter_async_context(tracing(place.settings, name))
+        registry = await stack.enter_async_context(_registry(name))
         log = await stack.enter_async_context(log_on(place))
         limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
-        registry = CollectorRegistry()
         registry.register(LogMetrics(log))
-        front = _Front(place, registry, RedisBuckets(limits))
+        front = _Front(place, registry, RedisBuckets(limits), traces)
         services: dict[str, ASGIApp] = {}
         checks = {"log": _log_answers(log)}
         if which != "read":
-            services["write"] = front.writes(desk_for(place, log))
+            services["write"] = front.writes(_desk(place, log, registry, traces))
         if which != "write":
             models = await stack.enter_async_context(models_on(place))
             services["read"] = front.reads(models, log)
@@ -120,10 +134,12 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
 async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
     """What one process at a time does beside the bookings: ended holds lapse, and the log is signed."""
     async with AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(tracing(place.settings, "jobs"))
+        registry = await stack.enter_async_context(_registry("jobs"))
         log = await stack.enter_async_context(log_on(place))
         models = await stack.enter_async_context(models_on(place, ("diary",)))
-        desk = desk_for(place, log)
-        registry = CollectorRegistry()
+        desk = _desk(place, log, registry, traces)
+        registry.register(LogMetrics(log))
 
         @asynccontextmanager
         async def at_work() -> AsyncIterator[None]:
@@ -148,8 +164,11 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
 class _Front:
     """The APIs of one process: what they have in common, said once."""
 
-    def __init__(self, place: Installation, registry: CollectorRegistry, buckets: Buckets) -> None:
+    def __init__(
+        self, place: Installation, registry: CollectorRegistry, buckets: Buckets, traces: Traces | None
+    ) -> None:
         settings, keys = place.settings, place.keys
+        self._traces = traces
         self._registry = registry
         self._metrics = health.HttpMetrics(registry, "write")
         self._positions, self._cursors = keys.positions(), keys.cursors()
@@ -171,6 +190,7 @@ class _Front:
             bearers,
             self._positions,
             metrics=self._metrics,
+            traces=self._traces,
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
@@ -186,12 +206,45 @@ class _Front:
             self._positions,
             self._cursors,
             metrics=self._metrics.of("read"),
+            traces=self._traces,
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
 
     def rest(self, checks: Mapping[str, health.Check]) -> FastAPI:
         return service("", title="Daybook", description="", routers=[health.router(checks, self._registry)])
+
+
+@asynccontextmanager
+async def _registry(service: str) -> AsyncIterator[CollectorRegistry]:
+    registry = registry_of(service)
+    async with loop_watched(registry):
+        yield registry
+
+
+def _desk(place: Installation, log: PostgresEventLog, registry: CollectorRegistry, traces: Traces | None) -> Desk:
+    """A desk whose commands are counted, and followed where that is wanted."""
+    desk = desk_for(place, log)
+    CommandMetrics(desk, registry)
+    if traces is not None:
+        desk.log = TracedLog(log, traces)
+        desk.observers = (*desk.observers, traces)
+    return desk
+
+
+def watch_models(
+    models: ReadModels,
+    registry: CollectorRegistry,
+    log: PostgresEventLog,
+    traces: Traces | None,
+    *,
+    through_kafka: bool = False,
+) -> None:
+    """Have what models apply counted, and followed where that is wanted."""
+    metrics = AppliedMetrics(registry, log.clock)
+    for model in models.all:
+        others = () if traces is None else (traces.applied(model.name, through_kafka=through_kafka),)
+        metrics.watch(model, *others)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from commands.loop import Busy, Desk
+from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
 from infra.http.positions import Positions
 from infra.http.service import service
@@ -31,6 +32,7 @@ def build(
     positions: Positions,
     *,
     metrics: HttpMetrics | None = None,
+    traces: Traces | None = None,
     body_limit: int = 1024 * 1024,
     nesting_limit: int = 64,
     read_at: str = "/read",
@@ -50,6 +52,7 @@ def build(
         body_limit=body_limit,
         nesting_limit=nesting_limit,
         metrics=metrics,
+        traces=traces,
     )
     app.state.counter = Counter(desk, positions, read_at)
     describing.describe(app)

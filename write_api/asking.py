@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from commands.loop import Command, Desk
+from infra.http.correlation import correlate, correlated
 from infra.http.edge import add_header
 from infra.http.positions import Positions
 from infra.http.problems import InvalidParameter
@@ -28,7 +29,6 @@ M = TypeVar("M", bound=BaseModel)
 PURPOSES: Final = ("TREATMENT", "PAYMENT", "OPERATIONS", "EMERGENCY", "REQUEST", "PUBLICHEALTH", "RESEARCH", "SYSADMIN")
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _VERSION = re.compile(rb'"([1-9][0-9]{0,17})"')
 
 
@@ -51,7 +51,8 @@ class Asking:
         self.counter = counter
         self.caller = caller
         self.headers = headers
-        self.correlation_id = _correlation(headers) or counter.desk.ids.new()
+        self.correlation_id = correlated(request.scope) or counter.desk.ids.new()
+        correlate(request.scope, self.correlation_id)
         self.key = _key(headers.get(b"idempotency-key"))
         self.purpose = _purpose(headers.get(b"purpose-of-use"))
 
@@ -123,16 +124,3 @@ def _purpose(said: bytes | None) -> str | None:
     if purpose not in PURPOSES:
         raise InvalidParameter(f"Purpose-Of-Use is one of {', '.join(PURPOSES)}.", allowed=list(PURPOSES))
     return purpose
-
-
-def _correlation(headers: dict[bytes, bytes]) -> UUID | None:
-    """The id under which the caller's other traces stand: `X-Request-Id` when it is a UUID, or the trace id of W3C
-    Trace Context. What is neither is ignored, as Trace Context asks."""
-    if (said := headers.get(b"x-request-id")) is not None:
-        try:
-            return UUID(said.decode("ascii"))
-        except ValueError:
-            pass
-    if (said := headers.get(b"traceparent")) is not None and (trace := _TRACEPARENT.fullmatch(said)):
-        return UUID(trace[1].decode()) if trace[1].strip(b"0") else None
-    return None

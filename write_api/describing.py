@@ -38,8 +38,8 @@ _HEADERS: Final[list[dict[str, Any]]] = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "A UUID under which your other traces stand; what is none is ignored. `traceparent` (W3C) is "
-        "taken too.",
+        "description": "A UUID under which your other traces stand; what is none is ignored. A `traceparent` (W3C) "
+        "goes before it: its trace id is taken.",
         "schema": _TEXT,
     },
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infra.http.correlation import ASKED
 from infra.http.problems import BodyTooDeep, BodyTooLarge, Refused, UnsupportedMediaType, unexpected
 
 Header = tuple[bytes, bytes]
@@ -29,6 +30,18 @@ _READ_OVER = 32
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
+class Asked(Protocol):
+    """A request on its way."""
+
+    def answered(self, scope: Scope, status: int) -> None: ...
+
+
+class Traces(Protocol):
+    """Who follows requests. Neither call waits or raises."""
+
+    def asked(self, scope: Scope) -> Asked: ...
+
+
 class Edge:
     """`metrics` gets (method, operation, status, seconds) of every answer; `headers` replace the usual ones."""
 
@@ -39,12 +52,14 @@ class Edge:
         body_limit: int = 1024 * 1024,
         nesting_limit: int = 64,
         metrics: Any = None,
+        traces: Traces | None = None,
         headers: list[Header] | None = None,
     ) -> None:
         self.app = app
         self.body_limit = body_limit
         self.nesting_limit = nesting_limit
         self.metrics = metrics
+        self.traces = traces
         self.headers = _ALWAYS if headers is None else headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +70,8 @@ class Edge:
         status = 0
         extra: list[Header] = []
         scope["daybook.headers"] = extra
+        asked = ASKED.set(scope)
+        span = None if self.traces is None else self.traces.asked(scope)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -82,6 +99,9 @@ class Edge:
             if self.metrics is not None:
                 operation = getattr(scope.get("route"), "name", "")
                 self.metrics(scope["method"], operation, status, perf_counter() - started)
+            if span is not None:
+                span.answered(scope, status)
+            ASKED.reset(asked)
 
     async def _body(self, length: int, media_type: bytes, receive: Receive) -> Receive:
         """Read the whole body, within bounds, and give it again to whoever asks. `length` is -1 when not announced."""

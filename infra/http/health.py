@@ -46,14 +46,27 @@ class HttpMetrics:
             ["service", "method", "operation", "status"],
             registry=registry,
         )
+        self._stores = Counter(
+            "daybook_store_errors",
+            "Questions that a store did not answer, by service and store.",
+            ["service", "store"],
+            registry=registry,
+        )
         self._service = service
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
 
     def of(self, service: str) -> HttpMetrics:
         """The same metrics, for another service in this process."""
         twin = object.__new__(HttpMetrics)
-        twin._seconds, twin._answers, twin._service, twin._children = self._seconds, self._answers, service, {}
+        twin._seconds, twin._answers, twin._stores = self._seconds, self._answers, self._stores
+        twin._service, twin._children = service, {}
         return twin
+
+    def store_failed(self, error: Exception) -> None:
+        """Counts an error of a store's client, by whose it is."""
+        cause = error.__cause__ or error
+        store = next((_STORES[known] for one in (error, cause) if (known := _library(one)) in _STORES), "other")
+        self._stores.labels(self._service, store).inc()
 
     def __call__(self, method: str, operation: str, status: int, seconds: float) -> None:
         if method not in _METHODS:
@@ -67,6 +80,19 @@ class HttpMetrics:
             )
         children[0].observe(seconds)
         children[1].inc()
+
+
+_STORES = {
+    "redis": "redis",
+    "clickhouse_connect": "clickhouse",
+    "elasticsearch": "elasticsearch",
+    "elastic_transport": "elasticsearch",
+    "sqlite3": "sqlite",
+}
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})

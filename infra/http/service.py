@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.http import problems
-from infra.http.edge import Edge
+from infra.http.edge import Edge, Traces
 from infra.http.health import HttpMetrics
 from infra.http.problems import problem
 from infra.http.tokens import Bearers
@@ -26,6 +26,7 @@ def service(
     body_limit: int = 1024 * 1024,
     nesting_limit: int = 64,
     metrics: HttpMetrics | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`. One without a
     name stands at the root and is not described.
@@ -51,7 +52,7 @@ def service(
     app.state.bearers = bearers
     problems.install(app, busy)
     problems.describe(app)
-    app.add_middleware(Edge, body_limit=body_limit, nesting_limit=nesting_limit, metrics=metrics)
+    app.add_middleware(Edge, body_limit=body_limit, nesting_limit=nesting_limit, metrics=metrics, traces=traces)
     return app
 
 

@@ -84,7 +84,7 @@ REQUEST = "6f1c4c9e-8d0b-4a53-9a3e-0f4c2a1b7d11"
     [
         ({"X-Request-Id": REQUEST}, UUID(REQUEST)),
         ({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, UUID(TRACE)),
-        ({"X-Request-Id": REQUEST, "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, UUID(REQUEST)),
+        ({"X-Request-Id": REQUEST, "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, UUID(TRACE)),
         ({"X-Request-Id": "mine"}, None),
         ({"traceparent": f"00-{'0' * 32}-b7ad6b7169203331-01"}, None),
         ({"traceparent": "nonsense"}, None),
