@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from domain.ports import Clock, EventLog
 from infra.http.cursors import Cursors
+from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
 from infra.http.positions import Positions
 from infra.http.problems import unavailable
@@ -44,6 +45,7 @@ def build(
     *,
     patience: float = 2.0,
     metrics: HttpMetrics | None = None,
+    traces: Traces | None = None,
     body_limit: int = 1024 * 1024,
     nesting_limit: int = 64,
 ) -> FastAPI:
@@ -68,12 +70,17 @@ def build(
         body_limit=body_limit,
         nesting_limit=nesting_limit,
         metrics=metrics,
+        traces=traces,
     )
     app.state.library = Library(diary, free_time, facts_model, log, clock, positions, cursors, patience)
+    app.state.metrics = metrics
     for kind in (RedisError, ClickHouseError):
         app.add_exception_handler(kind, _away)
     return app
 
 
 async def _away(request: Request, error: Exception) -> Response:
+    metrics: HttpMetrics | None = request.app.state.metrics
+    if metrics is not None:
+        metrics.store_failed(error)
     return unavailable("This view can't be read just now. Ask again shortly.")
