@@ -32,7 +32,7 @@ class Settings:
     unsaid, there are none. `trace_ratio` is the share of requests that are traced, 0 to 1.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
-    folders (in `data` where they are not said), `kafka_ca` the file of who signed the brokers' keys. The `_dsn` and
+    folders (in `data` where they are not said), `backups` a backup whose age is to be told, `kafka_ca` the file of who signed the brokers' keys. The `_dsn` and
     `_url` fields hold secrets, so they stay out of `repr`; `postgres_owner_dsn` is for `daybook migrate` alone.
     """
 
@@ -59,9 +59,11 @@ class Settings:
 
     keys: Path | None = None
     checkpoints: Path | None = None
+    backups: Path | None = None
     kafka: str | None = None
     kafka_security: str = "PLAINTEXT"
     kafka_ca: Path | None = None
+    kafka_mechanism: str = "SCRAM-SHA-512"
     kafka_user: str | None = None
     kafka_password: str | None = field(default=None, repr=False)
     postgres_dsn: str | None = field(default=None, repr=False)
@@ -114,10 +116,6 @@ class Settings:
             raise WrongSettings(f"PORT is {self.port}; a port lies between 0 and 65535 (0 takes any free one).")
         if self.stack not in ("embedded", "full"):
             raise WrongSettings(f"DAYBOOK_STACK is {self.stack!r}; it is either 'embedded' or 'full'.")
-        if self.kafka_security not in _KAFKA_SECURITY:
-            raise WrongSettings(
-                f"DAYBOOK_KAFKA_SECURITY is {self.kafka_security!r}; it is one of {', '.join(_KAFKA_SECURITY)}."
-            )
         if self.log_format not in (None, "json", "console"):
             raise WrongSettings(f"DAYBOOK_LOG_FORMAT is {self.log_format!r}; it is either 'json' or 'console'.")
         if self.log_level.lower() not in _LEVELS:
@@ -130,7 +128,6 @@ class Settings:
 
 
 _SHORT = {"data": "DATA", "port": "PORT"}
-_KAFKA_SECURITY = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _SECRETS = (
     "kafka_password",
@@ -161,9 +158,11 @@ _KINDS: Mapping[str, type] = {
     "trace_ratio": float,
     "keys": Path,
     "checkpoints": Path,
+    "backups": Path,
     "kafka": str,
     "kafka_security": str,
     "kafka_ca": Path,
+    "kafka_mechanism": str,
     "kafka_user": str,
     "kafka_password": str,
     "postgres_dsn": str,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Self
 
+from infra.settings import Settings
 from infra.troubles import WrongSettings
 
-Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SECURITIES: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -32,10 +32,23 @@ class Brokers:
             raise WrongSettings(f"DAYBOOK_KAFKA_SECURITY is {self.security!r}; it is one of {', '.join(SECURITIES)}.")
         if self.security.startswith("SASL") and not (self.username and self.password):
             raise WrongSettings(
-                f"DAYBOOK_KAFKA_SECURITY={self.security} needs DAYBOOK_KAFKA_USERNAME and DAYBOOK_KAFKA_PASSWORD."
+                f"DAYBOOK_KAFKA_SECURITY={self.security} needs DAYBOOK_KAFKA_USER and DAYBOOK_KAFKA_PASSWORD."
             )
         if self.mechanism not in MECHANISMS:
             raise WrongSettings(f"DAYBOOK_KAFKA_MECHANISM is {self.mechanism!r}; it is one of {', '.join(MECHANISMS)}.")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those that the settings name. Raises `WrongSettings`."""
+        settings.need("kafka")
+        return cls(
+            settings.kafka or "",
+            settings.kafka_security,
+            settings.kafka_ca,
+            settings.kafka_mechanism,
+            settings.kafka_user,
+            settings.kafka_password,
+        )
 
     @property
     def addresses(self) -> list[str]:
@@ -48,7 +61,7 @@ class Brokers:
         try:
             return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
         except (OSError, ssl.SSLError) as error:
-            raise WrongSettings(f"DAYBOOK_KAFKA_CA_FILE can't be read ({type(error).__name__}).") from error
+            raise WrongSettings(f"DAYBOOK_KAFKA_CA can't be read ({type(error).__name__}).") from error
 
     def arguments(self) -> dict[str, Any]:
         given: dict[str, Any] = {
