@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Info, PlatformCollector
@@ -22,8 +23,10 @@ from prometheus_client.registry import Collector
 from commands.loop import Answer, Busy, Command, Desk
 from domain.ports import Clock, Context, KeyReused, LogUnavailable, Recorded
 from domain.refusals import Refusal
+from infra.backup.manifest import Manifest
 from infra.event_log.checkpoints import Checkpointer
 from infra.event_log.log import PostgresEventLog
+from infra.troubles import Trouble
 from projections.model import Model
 from streams.follower import Follower, State, Status
 from streams.relay import Relay
@@ -200,6 +203,23 @@ class SigningMetrics(Collector):
         yield GaugeMetricFamily(
             "daybook_log_altered", "1 when the log no longer continues what was signed.", value=altered
         )
+
+
+class BackupMetrics(Collector):
+    """How old a backup is, and how far it goes. Nothing while there is none, which is as bad as one that is too old."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        made = GaugeMetricFamily("daybook_backup_timestamp_seconds", "When the backup was last added to.")
+        position = GaugeMetricFamily("daybook_backup_position", "Up to where the backup holds the log.")
+        with suppress(OSError, Trouble):
+            manifest = Manifest.load(self._folder)
+            made.add_metric([], manifest.made_at.timestamp())
+            position.add_metric([], manifest.position)
+        yield made
+        yield position
 
 
 class AppliedMetrics:

@@ -35,6 +35,7 @@ from infra.installation import Installation
 from infra.leadership import Leader
 from infra.metrics import (
     AppliedMetrics,
+    BackupMetrics,
     CommandMetrics,
     LogMetrics,
     ModelMetrics,
@@ -82,6 +83,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         registry.register(LogMetrics(log))
         registry.register(SigningMetrics(checkpointer))
         registry.register(ModelMetrics(follower, log))
+        _tell_backup(settings, registry)
         front = _Front(place, registry, MemoryBuckets(), traces)
 
         async def read_models() -> str:
@@ -140,6 +142,7 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
         models = await stack.enter_async_context(models_on(place, ("diary",)))
         desk = _desk(place, log, registry, traces)
         registry.register(LogMetrics(log))
+        _tell_backup(place.settings, registry)
 
         @asynccontextmanager
         async def at_work() -> AsyncIterator[None]:
@@ -220,6 +223,11 @@ async def _registry(service: str) -> AsyncIterator[CollectorRegistry]:
     registry = registry_of(service)
     async with loop_watched(registry):
         yield registry
+
+
+def _tell_backup(settings: Settings, registry: CollectorRegistry) -> None:
+    if settings.backups is not None:
+        registry.register(BackupMetrics(settings.backups))
 
 
 def _desk(place: Installation, log: PostgresEventLog, registry: CollectorRegistry, traces: Traces | None) -> Desk:

@@ -166,7 +166,8 @@ class Place:
             "DAYBOOK_CHECKPOINTS": str(self.folder / "checkpoints"),
             "DAYBOOK_HOST": "127.0.0.1",
             "DAYBOOK_KAFKA": self._stores.get("kafka", "127.0.0.1:1"),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "DAYBOOK_BACKUPS": str(self.folder / "backups"),
+            "DAYBOOK_OTLP_ENDPOINT": "http://127.0.0.1:1",
         }
         told = dict(program.environment)
         for name, value in told.items():
