@@ -57,7 +57,8 @@ class AlreadyRebuilding(Exception):
 @dataclass(frozen=True, slots=True)
 class Status:
     """What a model is doing. `waiting` tries again by itself after `error`; `failed` needs a rebuild or a restart, and
-    `failed_at` is the position of the event that it could not take. `lag` is in events."""
+    `failed_at` is the position of the event that it could not take. `lag` is in events; `behind` says for how many
+    seconds it has not been level with the log."""
 
     model: str
     state: State
@@ -67,6 +68,7 @@ class Status:
     failed_at: int | None
     events_per_second: float
     rebuilding: bool
+    behind: float = 0.0
 
     @property
     def lag(self) -> int:
@@ -145,6 +147,8 @@ class _Follow:
         self.error: str | None = None
         self.failed_at: int | None = None
         self.rebuilding = False
+        # By the monotonic clock; None while it is level with the log.
+        self.behind_since: float | None = None
         self.turn = asyncio.Lock()
         self.stopping = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -214,6 +218,8 @@ class _Follow:
                 await self._idle()
                 return
             self.head = head
+        if self.behind_since is None:
+            self.behind_since = time.monotonic()
         batch = await self._feed.after(self.position, self.model.batch)
         began = time.monotonic()
         async with self.turn:
@@ -223,6 +229,8 @@ class _Follow:
             if batch:
                 self.position = batch[-1].position
         self.head = max(self.head, self.position)
+        if self.position >= self.head:
+            self.behind_since = None
         self._at_work(len(batch))
         if len(batch) < self.model.batch:
             await self._until_told(self.model.linger - (time.monotonic() - began))
@@ -240,7 +248,7 @@ class _Follow:
         self._known, self._looked = True, time.monotonic()
 
     async def _idle(self) -> None:
-        self.state, self.error = State.FOLLOWING, None
+        self.state, self.error, self.behind_since = State.FOLLOWING, None, None
         if time.monotonic() - self._looked < self.model.pulse:
             return
         async with self.turn:
@@ -263,6 +271,7 @@ class _Follow:
 
     def _fail(self, error: str, position: int) -> None:
         self.state, self.error, self.failed_at = State.FAILED, error, position
+        self.behind_since = self.behind_since or time.monotonic()
         self.position = position - 1
         _log.error("%s stops before position %d, which it can't take (%s)", self.model.name, position, error)
 
@@ -271,6 +280,7 @@ class _Follow:
         if self.error != told:
             _log.warning("%s waits at position %d (%s)", self.model.name, self.position, told)
         self.state, self.error = State.WAITING, told
+        self.behind_since = self.behind_since or time.monotonic()
         self.astray()
         await self._until_told(pause * random.uniform(0.7, 1.3))  # noqa: S311
         return min(pause * 2, _LONGEST_PAUSE)
@@ -374,6 +384,7 @@ class Follower:
                 failed_at=follow.failed_at,
                 events_per_second=round(follow.rate(), 1),
                 rebuilding=follow.rebuilding,
+                behind=round(time.monotonic() - follow.behind_since, 3) if follow.behind_since is not None else 0.0,
             )
             for name, follow in self._follows.items()
         ]

@@ -7,8 +7,17 @@ topic: a batch of which something is missing says so, and is then read from the 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
+
+from domain.ports import Recorded
+from streams.deadletters import Unreadable
+from streams.parts import part_of
+
+# More than this many events without a manifest is no batch of any relay; the log has them.
+_LONGEST = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +53,55 @@ class Arrived(NamedTuple):
     stream: str
     row: Any
     manifest: Manifest | None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The events of one manifest, by position. Not `whole` means that some are missing, or more came than were sent.
+
+    `offset` is the place behind the manifest, `at` when the first of it was sent, in seconds since 1970 (UTC). `events`
+    is what the rows hold, once they are opened."""
+
+    after: int
+    upto: int
+    rows: Sequence[Arrived]
+    whole: bool
+    offset: int
+    at: float
+    events: Sequence[Recorded | Unreadable] | None = None
+
+
+class Inbox:
+    """One part of the topic."""
+
+    def __init__(self, number: int, parts: int) -> None:
+        self._number = number
+        self._parts = parts
+        self._pile: dict[int, Arrived] = {}
+
+    def take(self, arrived: Iterable[Arrived]) -> Iterator[Batch | Arrived]:
+        """The batches that these complete, and what among these is junk: no row, or of another part."""
+        pile = self._pile
+        for one in arrived:
+            if one.row is not None and part_of(one.stream, self._parts) == self._number:
+                if len(pile) >= _LONGEST:
+                    pile.clear()
+                pile[one.position] = one
+            elif one.manifest is not None:
+                yield self._batch(one, one.manifest)
+            else:
+                yield one
+
+    def _batch(self, end: Arrived, manifest: Manifest) -> Batch:
+        rows = [one for position, one in self._pile.items() if manifest.after < position <= manifest.upto]
+        # What comes after may have overtaken its manifest; what came before is a repeat, or came too late.
+        self._pile = {position: one for position, one in self._pile.items() if position > manifest.upto}
+        rows.sort(key=attrgetter("position"))
+        return Batch(
+            after=manifest.after,
+            upto=manifest.upto,
+            rows=rows,
+            whole=len(rows) == manifest.events,
+            offset=end.offset + 1,
+            at=min((one.at for one in rows), default=end.at),
+        )
