@@ -64,6 +64,14 @@ class FreeTimeBehind(Exception):
     """The free time has not come as far as the events in hand. It may later."""
 
 
+class IndexAway(Exception):
+    """The index does not answer, or not in time. It may later. `code` is a status that it gave, if it gave one."""
+
+    def __init__(self, why: str, code: int | None = None) -> None:
+        super().__init__(why)
+        self.code = code
+
+
 class Restless(Exception):
     """A provider's pages change faster than the entry can be made. They may not later."""
 
@@ -194,7 +202,7 @@ class Found(NamedTuple):
 class Index(Protocol):
     """Where entries are kept, in generations of which one is live. What is written can be found when `write` returns.
 
-    Every method raises what the store raises when it can't be reached."""
+    Every method raises `IndexAway`."""
 
     async def positions(self) -> Mapping[str, int]:
         """How far each part of the log is in it; empty when nothing is kept, or no longer."""
@@ -262,7 +270,7 @@ class Directory(Model):
         return await self.index.positions()
 
     async def find(self, organization: str, question: Question) -> Sequence[Found]:
-        """Providers, the one who is free earliest first."""
+        """Providers, the one who is free earliest first. Raises `IndexAway`."""
         return await self.index.find(organization, question)
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
@@ -305,7 +313,8 @@ class Directory(Model):
     async def refresh(self, now: datetime | None = None) -> int:
         """Make anew what is no longer good; return how many entries that was. `now` is the clock's otherwise.
 
-        Any number of processes may do so at a time. Raises what the stores raise; it may be asked again."""
+        Any number of processes may do so at a time. Raises `IndexAway` and what the free time's store raises; it may be
+        asked again."""
         now = now or self._clock.now()
         done: set[Key] = set()
         async with self._turn:

@@ -11,17 +11,28 @@ analyzers and no updates or deletes by query.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import date, datetime
+from functools import wraps
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
+from elasticsearch import (
+    ApiError,
+    AsyncElasticsearch,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    TransportError,
+)
 
-from projections.directory import NEVER, Entry, Found, Key, Made, Question, Spoilt, Standing, at, folded
+from projections.directory import NEVER, Entry, Found, IndexAway, Key, Made, Question, Spoilt, Standing, at, folded
 from projections.model import OutOfStep
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ALIAS: Final = "daybook-directory"
 
@@ -81,12 +92,19 @@ class EntryRefused(Exception):
     """Elasticsearch can't take an entry as it is: it does not fit the mapping. Names the kind of the fault alone."""
 
 
-class Unavailable(Exception):
-    """Elasticsearch can't take anything just now. `code` is the HTTP status of what it said."""
+def _reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """What the client raises, in the words of the port."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"status {code}")
-        self.code = code
+    @wraps(method)
+    async def reached(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return await method(*given, **named)
+        except ApiError as error:
+            raise IndexAway(str(error.error), error.status_code) from error
+        except TransportError as error:
+            raise IndexAway(type(error).__name__) from error
+
+    return reached
 
 
 async def migrate(client: AsyncElasticsearch, *, alias: str = ALIAS) -> None:
@@ -148,31 +166,37 @@ class ElasticIndex:
         if (name := await self._name()) is not None:
             return name
         await migrate(self._client, alias=self._alias)
-        await self._create(f"{self._alias}-{1:06}", {self._alias: {}})
+        first = f"{self._alias}-{1:06}"
+        await self._create(first)
+        await self._client.indices.put_alias(index=first, name=self._alias)
         self._astray()
         if (name := await self._name()) is None:
             raise OutOfStep(0)
         return name
 
-    async def _create(self, name: str, aliases: Mapping[str, Any]) -> None:
+    async def _create(self, name: str) -> None:
+        """Make an index, and wait until it answers. Two may do so at the same moment."""
         try:
-            await self._client.indices.create(index=name, aliases=dict(aliases))
+            await self._client.indices.create(index=name)
         except BadRequestError as error:
             if error.error != "resource_already_exists_exception":
                 raise
+            await self._client.cluster.health(index=name, wait_for_status="yellow", timeout=_WAIT)
 
     def _astray(self) -> None:
         self._live, self._looked, self._seen = None, float("-inf"), {}
 
+    @_reaching
     async def next_generation(self) -> Self:
         await self.clean()
         await migrate(self._client, alias=self._alias)
         live = await self._behind_alias()
         made = copy(self)
         made._pinned, made._seen = f"{self._alias}-{(_number(live) if live else 1) + 1:06}", {}
-        await self._create(made._pinned, {})
+        await self._create(made._pinned)
         return made
 
+    @_reaching
     async def go_live(self) -> None:
         if self._pinned is None:
             return
@@ -182,6 +206,7 @@ class ElasticIndex:
         await self._client.indices.update_aliases(actions=actions)
         self._live, self._looked, self._pinned = self._pinned, monotonic(), None
 
+    @_reaching
     async def clean(self) -> None:
         self._looked = float("-inf")
         live = await self._behind_alias()
@@ -192,6 +217,7 @@ class ElasticIndex:
 
     # Progress
 
+    @_reaching
     async def positions(self) -> Mapping[str, int]:
         self._looked = float("-inf")
         self._seen = {}
@@ -206,6 +232,7 @@ class ElasticIndex:
                     self._seen[part] = (found["_source"]["upto"], found["_seq_no"], found["_primary_term"])
         return {part: upto for part, (upto, _, _) in self._seen.items()}
 
+    @_reaching
     async def stand(self, positions: Mapping[str, tuple[int, int]]) -> None:
         name = await self._made()
         if any(part not in self._seen for part in positions):
@@ -253,6 +280,7 @@ class ElasticIndex:
 
     # Entries
 
+    @_reaching
     async def standing(self, keys: Sequence[Key]) -> Sequence[Standing | None]:
         name = await self._name()
         if name is None or not keys:
@@ -260,6 +288,7 @@ class ElasticIndex:
         found = await self._get(name, map(_id, keys), ["reaches", "good_until"])
         return [None if one is None else _standing(one) for one in found]
 
+    @_reaching
     async def write(self, made: Sequence[Made]) -> Sequence[Spoilt]:
         if not made:
             return ()
@@ -288,7 +317,7 @@ class ElasticIndex:
             self._astray()
             raise OutOfStep(0)
         if item["status"] >= 300:
-            raise Unavailable(item["status"])
+            raise IndexAway(item["error"]["type"], item["status"])
 
     async def _get(self, name: str, ids: Iterable[str], fields: Sequence[str]) -> Sequence[Any]:
         """Documents as they were last written, refreshed or not; None for one that is not there."""
@@ -304,12 +333,13 @@ class ElasticIndex:
         for one in answer["docs"]:
             kind = one.get("error", {}).get("type")
             if kind not in (None, "index_not_found_exception"):
-                raise Unavailable(503)
+                raise IndexAway(kind, 503)
             found.append(one if one.get("found") else None)
         return found
 
     # Questions
 
+    @_reaching
     async def stale(self, now: datetime, limit: int) -> Sequence[Key]:
         hits = await self._search(
             query={"range": {"good_until": {"lte": now.isoformat()}}},
@@ -319,6 +349,7 @@ class ElasticIndex:
         )
         return [(one["_source"]["organization"], UUID(one["_source"]["provider_id"])) for one in hits]
 
+    @_reaching
     async def find(self, organization: str, question: Question) -> Sequence[Found]:
         offers: list[Any] = []
         for field, wanted in (
@@ -355,12 +386,16 @@ class ElasticIndex:
 
     async def _search(self, **asked: Any) -> Sequence[Any]:
         """The hits; none while nothing has been filled yet."""
+        name = await self._name()
+        if name is None:
+            return ()
         try:
             # What half of the shards say is not the answer.
             answer = await self._client.search(
-                index=self._pinned or self._alias, allow_partial_search_results=False, track_total_hits=False, **asked
+                index=name, allow_partial_search_results=False, track_total_hits=False, **asked
             )
         except NotFoundError:
+            self._astray()
             return ()
         hits: Sequence[Any] = answer["hits"]["hits"]
         return hits

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
-from projections.directory import NEVER, Entry, Found, Key, Made, Question, Spoilt, Standing, at, folded
+from projections.directory import NEVER, Entry, Found, IndexAway, Key, Made, Question, Spoilt, Standing, at, folded
 from projections.model import OutOfStep
 
 T = TypeVar("T")
@@ -63,7 +63,12 @@ class SqliteIndex:
         self._thread.shutdown()
 
     async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        except sqlite3.Error as error:
+            # What is wrong with the file is found, and mended, when it is opened again.
+            self._thread.submit(self._file.close)
+            raise IndexAway(type(error).__name__) from error
 
     async def positions(self) -> Mapping[str, int]:
         return await self._do(self._positions)

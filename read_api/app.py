@@ -16,9 +16,10 @@ from infra.http.problems import unavailable
 from infra.http.service import service
 from infra.http.tokens import Bearers
 from projections.diary import AppointmentDiary
+from projections.directory import Directory, IndexAway
 from projections.facts import Facts
 from projections.free_time import FreeTime
-from read_api import appointments, facts, patients, providers, resources, slots
+from read_api import appointments, directory, facts, patients, providers, resources, slots
 from read_api.asking import Library
 
 _ABOUT = """
@@ -43,6 +44,7 @@ def build(
     positions: Positions,
     cursors: Cursors,
     *,
+    directory_model: Directory | None = None,
     patience: float = 2.0,
     metrics: HttpMetrics | None = None,
     traces: Traces | None = None,
@@ -61,6 +63,8 @@ def build(
         routers=(
             slots.router,
             appointments.router,
+            # Before the providers, whose ids stand at the same place of the address.
+            directory.router,
             providers.router,
             patients.router,
             resources.router,
@@ -72,9 +76,11 @@ def build(
         metrics=metrics,
         traces=traces,
     )
-    app.state.library = Library(diary, free_time, facts_model, log, clock, positions, cursors, patience)
+    app.state.library = Library(
+        diary, free_time, facts_model, log, clock, positions, cursors, patience, directory_model
+    )
     app.state.metrics = metrics
-    for kind in (RedisError, ClickHouseError):
+    for kind in (RedisError, ClickHouseError, IndexAway):
         app.add_exception_handler(kind, _away)
     return app
 

@@ -30,6 +30,7 @@ from infra.http.problems import InvalidParameter, Refused
 from infra.http.tokens import Asker, Caller
 from projections.as_of import AsOf
 from projections.diary import AppointmentDiary, AppointmentPage, AppointmentRow, HistoryLine
+from projections.directory import Directory
 from projections.documents import Kept
 from projections.facts import Facts
 from projections.free_time import FreeTime
@@ -55,6 +56,7 @@ class Library:
     positions: Positions
     cursors: Cursors
     patience: float = 2.0
+    directory: Directory | None = None
 
 
 class Book(Protocol):

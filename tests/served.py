@@ -31,10 +31,12 @@ from infra.http.tokens import READ, WRITE, Bearers, SigningKey, mint
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from projections.diary import AppointmentDiary
+from projections.directory import Directory, Index
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
 from projections.redis_store import RedisStore
+from projections.sqlite import SqliteIndex
 from streams.follower import Follower
 from tests.clinic import CHECKUP, LOCATION, ORGANIZATION, Clinic, open_clinic
 
@@ -128,7 +130,9 @@ async def served(
     limit: RateLimit | None = None,
     patience: float = 5.0,
     log_patience: float = 5.0,
+    index: Index | None = None,
 ) -> AsyncIterator[Served]:
+    """`index` is the directory's, where it is not to be a file in the folder."""
     keyring = PostgresKeyring(dsn, MasterKeyFile.at(folder / "master.key"))
     client = redis.asyncio.from_url(redis_url)
     await client.flushdb()
@@ -137,15 +141,26 @@ async def served(
     facts = None
     if clickhouse is not None:
         facts = Facts(clickhouse.connect(), clickhouse.connect(), database=f"facts_{next(_databases)}")
-    models: list[Model] = [diary, free_time, *([facts] if facts else [])]
+    file = SqliteIndex(folder / "directory.sqlite")
     positions, cursors = Positions(SECRET), Cursors(SECRET)
     keys = {KEY.id: KEY.public}
     try:
         async with PostgresEventLog(dsn, keyring, patience=log_patience) as log:
             desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays())
+            directory = Directory(index or file, free_time, log.clock)
+            models: list[Model] = [diary, free_time, *([facts] if facts else []), directory]
             writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions)
             reads = read_api.app.build(
-                diary, free_time, facts, log, log.clock, Bearers(keys, READ), positions, cursors, patience=patience
+                diary,
+                free_time,
+                facts,
+                log,
+                log.clock,
+                Bearers(keys, READ),
+                positions,
+                cursors,
+                directory_model=directory,
+                patience=patience,
             )
             transport = httpx.ASGITransport(Together({"write": writes, "read": reads}))
             async with (
@@ -156,5 +171,6 @@ async def served(
     finally:
         if facts is not None:
             await facts.close()
+        await file.close()
         await client.aclose()
         await keyring.close()

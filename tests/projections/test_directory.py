@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -14,11 +14,11 @@ from uuid import UUID
 from zlib import crc32
 
 import pytest
-from elastic_transport import TransportError
-from elasticsearch import ApiError, AsyncElasticsearch
+from elasticsearch import AsyncElasticsearch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain.availability import Page, PageId
 from domain.ports import FixedClock, Recorded
 from domain.provider import (
     BookingRules,
@@ -27,24 +27,29 @@ from domain.provider import (
     Mode,
     ProviderRegistered,
     Specialty,
+    WeeklyHours,
     WeeklyHoursPublished,
 )
 from domain.slots import free_slots
+from domain.time import Period
 from infra.local.elasticsearch import Elasticsearch
 from projections.directory import (
+    DAYS_AHEAD,
     NEVER,
     OPENINGS,
     Directory,
     Entry,
     FreeTimeBehind,
     Index,
+    IndexAway,
     Key,
     Made,
     Question,
     Standing,
     folded,
 )
-from projections.elastic import ElasticIndex, Unavailable
+from projections.documents import Kept
+from projections.elastic import ElasticIndex
 from projections.free_time import FreeTime
 from projections.memory import MemoryStore
 from projections.model import OutOfStep, Poison, Portion
@@ -207,6 +212,19 @@ async def test_notice_and_horizon_move_with_the_clock(index: Index) -> None:
         (found,) = await directory.find(ORGANIZATION, Question())
         assert starts(found.entry) == expected, when
         assert await shown(index) == await anew(elm.log.events, at(when))
+
+
+async def test_with_every_day_a_day_more_is_looked_at(index: Index) -> None:
+    elm = Chronicle(Book(NOW)).happens(clinic.clinic(weekly=WeeklyHours()))
+    last = MONDAY + (DAYS_AHEAD + 1) * DAY
+    elm.happens(clinic.open_on(last, "09:00-10:00"))
+    directory = await filled(index, elm.log.events)
+    opened = [at(f"09:{minute}", last) for minute in ("00", "15", "30")]
+    for when, expected in ((at("23:59"), []), (at("00:00", TUESDAY), opened)):
+        await directory.refresh(when)
+        (found,) = await directory.find(ORGANIZATION, Question())
+        assert starts(found.entry) == expected
+        assert found.at == (int(expected[0].timestamp()) if expected else NEVER)
 
 
 async def test_nobody_is_looked_at_for_an_event_that_can_change_nothing(elm: Chronicle, index: Index) -> None:
@@ -436,7 +454,7 @@ async def surely(work: Callable[..., Awaitable[Any]], *asked: Any) -> None:
     while True:
         try:
             await work(*asked)
-        except (OutOfStep, Unavailable, ApiError, TransportError):
+        except (OutOfStep, IndexAway):
             await asyncio.sleep(0.05)
         else:
             return
@@ -518,6 +536,47 @@ async def interleaved(index: Any, log: MemoryLog, chance: random.Random, parts: 
     finally:
         if isinstance(index, SqliteIndex):
             await index.close()
+
+
+class Interrupted(FreeTime):
+    """Right after somebody has read pages of it, `then` happens."""
+
+    then: Callable[[], Awaitable[None]] | None = None
+
+    async def pages(self, organization: str, pages: Sequence[PageId]) -> Mapping[PageId, Kept[Page] | None]:
+        found = await super().pages(organization, pages)
+        then, self.then = self.then, None
+        if then is not None:
+            await then()
+        return found
+
+
+async def test_an_entry_made_beside_an_event_that_did_not_matter_before(index: Index) -> None:
+    """One filler lists Friday for the first time, without what another filler has just passed over for its being on
+    Friday."""
+    elm = Chronicle(Book(NOW)).happens(clinic.clinic(weekly=clinic.every_day("09:00-10:00")))
+    free_time, clock = Interrupted(MemoryStore()), FixedClock(NOW)
+    one, other = (Directory(index, free_time, clock) for _ in range(2))
+    told = len(elm.log.events)
+    await free_time.apply(elm.log.events, "0/2", told)
+    await free_time.apply([], "1/2", told)
+    await one.apply(elm.log.events, "0/2", told)
+    assert starts((await shown(index))["elm", DOCTOR])[-1] == at("09:15", MONDAY + DAY)
+    until = at("10:00", MONDAY + DAY)
+    elm.happens(clinic.block(Period(at("09:00"), until)))
+    first = elm.log.events[told:]
+    elm.happens(clinic.block(clinic.span("08:00", "18:00", MONDAY + 3 * DAY), block_id=uid(0x401)))
+    second = elm.log.events[told + len(first) :]
+    await free_time.apply(first, "0/2", len(elm.log.events))
+
+    async def meanwhile() -> None:
+        await free_time.apply(second, "1/2", len(elm.log.events))
+        await other.apply(second, "1/2", len(elm.log.events))
+
+    free_time.then = meanwhile
+    await free_time.apply([], "1/2", first[-1].position)
+    await one.apply(first, "0/2", len(elm.log.events))
+    assert await shown(index) == await anew(elm.log.events, NOW)
 
 
 @settings(max_examples=25, deadline=None)
