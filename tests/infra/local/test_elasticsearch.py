@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,15 @@ from tests import needs
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Elasticsearch:
+def server() -> Iterator[Elasticsearch]:
     needs.java(21)
     needs.maven(ELASTICSEARCH)
-    return Elasticsearch(tmp_path / "elasticsearch", die_with_me=True)
+    # Not below pytest's own folder, which every other run of pytest shuts again for the user that the server runs as.
+    folder = Path(tempfile.mkdtemp(prefix="daybook-elasticsearch-", dir="/tmp"))
+    server = Elasticsearch(folder, die_with_me=True)
+    yield server
+    server.kill()
+    shutil.rmtree(folder)
 
 
 def test_what_was_acknowledged_outlives_a_kill_on_the_same_port(server: Elasticsearch) -> None:
@@ -37,4 +45,3 @@ def test_what_was_acknowledged_outlives_a_kill_on_the_same_port(server: Elastics
     if os.geteuid() == 0:
         assert server.pid is not None
         assert Path(f"/proc/{server.pid}").stat().st_uid != 0
-    server.stop()
