@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _COMMIT_EVERY = 1.0
 _COMMIT_WITHIN = 5.0
+_HELD_BACK = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_WITHIN = 20.0
 
@@ -315,8 +316,12 @@ class _Consumer(driver.Consumer):
         except (RuntimeError, TimeoutError):
             return False
 
-    def _get_active_partitions(self) -> Any:
-        return super()._get_active_partitions() - self.app.delivery.held_back()
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        wanted = set(active_partitions) - self.app.delivery.held_back()
+        if not wanted:
+            await self.sleep(_HELD_BACK)
+            return {}
+        return await super()._getmany(wanted, timeout)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Hand over whole fetches, where Faust would look at each message."""
