@@ -18,7 +18,7 @@ Stack = Literal["embedded", "full"]
 LogFormat = Literal["json", "console"]
 
 # The read models by name.
-MODELS = ("diary", "free_time", "facts")
+MODELS = ("diary", "free_time", "facts", "directory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,8 @@ class Settings:
     unsaid, there are none. `trace_ratio` is the share of requests that are traced, 0 to 1.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
-    folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca` the
-    file of who signed the brokers' keys. The `_dsn` and `_url` fields hold secrets, so they stay out of `repr`;
+    folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
+    the file of who signed the brokers' keys. The `_dsn` and `_url` fields hold secrets, so they stay out of `repr`;
     `postgres_owner_dsn` is for `daybook migrate` alone.
     """
 
