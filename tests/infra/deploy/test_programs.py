@@ -30,6 +30,10 @@ from tests.infra.deploy.place import PATIENCE, Place, free_port, opened, until
 _THERE = {path.stem.rstrip("_").replace("_", "-") for path in (ROOT / "infra" / "cli").glob("[!_]*.py")}
 _ONCE = {"migrate", "backup"}
 
+_PLACES = (
+    *("POSTGRES_DSN", "POSTGRES_OWNER_DSN", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"),
+    *("KAFKA", "KEYS", "CHECKPOINTS"),
+)
 _SETTINGS = {"DATA", "PORT"} | {f"DAYBOOK_{one.name.upper()}" for one in dataclasses.fields(Settings)}
 _TELEMETRY = {value for value in vars(telemetry).values() if isinstance(value, str) and value.startswith("OTEL_")}
 # What Python and the system hear.
@@ -65,6 +69,19 @@ def test_kubernetes_and_compose_start_the_same_programs() -> None:
     for overlay in ("development", "production"):
         theirs = {one.arguments for one in programs() if one.where.startswith(overlay)}
         assert theirs == ours
+
+
+def test_kubernetes_and_compose_tell_a_program_the_same_things() -> None:
+    def told(one: Program) -> set[str]:
+        given = {name.removesuffix("_FILE") for name in one.environment}
+        # Kafka has passwords and certificates in a cluster alone; the rest may be said or left as it is.
+        return given & {f"DAYBOOK_{name}" for name in _PLACES}
+
+    compose_ones = in_compose()
+    for one in programs():
+        overlay, _, name = one.where.partition(": ")
+        if overlay.startswith(("development", "production")):
+            assert told(one) == told(compose_ones[name.rpartition("/daybook-")[2]]), one.where
 
 
 @pytest.mark.parametrize("program", programs(), ids=lambda one: one.where)
