@@ -107,4 +107,4 @@ class Chain:
         """Go on behind a stretch that is at fault. Roots mean nothing from here on, and versions are not watched."""
         self.position, self.hash, self._versions = position, hash, None
         self.frontier.size = position
-        self.frontier.roots = [b""] * position.bit_count()
+        self.frontier.roots = [bytes(32)] * position.bit_count()

@@ -108,7 +108,8 @@ def _only_one(folder: Path) -> Iterator[Manifest]:
     """Alone with the folder; the manifest that counts."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = not (folder / _LOCK).exists()
-    if fresh and any(folder.iterdir()):
+    # A volume of its own has this at its top.
+    if fresh and any(path.name != "lost+found" for path in folder.iterdir()):
         raise BackupTrouble(f"{folder} holds other things than a backup. Name an empty or a new folder.")
     with (folder / _LOCK).open("a") as lock:
         os.chmod(lock.fileno(), 0o600)

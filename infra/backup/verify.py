@@ -137,12 +137,14 @@ def _rows(
     chain = Chain()
     chain.watch_versions()
     for part in manifest.parts[ROWS]:
-        if part.first != chain.position + 1 or part.items != part.last + 1 - part.first:
+        if part.first != chain.position + 1:
             report.faults.append(Fault(chain.position + 1, FaultKind.GAP, f"{part.file} is not what comes next"))
             chain.resume(part.first - 1, b"")
         try:
             chain.extend(unpack(folder, part).items, wanted)
-            if chain.hash != part.hash or chain.position != part.last:
+            if chain.position != part.last:
+                raise Broken(chain.position + 1, chains.Fault.GAP)
+            if chain.hash != part.hash:
                 raise Broken(part.last, chains.Fault.ALTERED)
         except Damaged as damaged:
             report.faults.append(_found(folder, part, damaged, chain))
