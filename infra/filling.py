@@ -182,7 +182,11 @@ def _fill(path: Path, connection: Connection) -> None:
 
 async def _serve(folder: DataFolder, connection: Connection) -> None:
     place = Installation.of_folder(Settings(data=folder.path), folder, await _engine(folder))
-    async with log_on(place) as log, models_on(place) as models, Follower(log, models.all) as follower:
+    async with (
+        log_on(place) as log,
+        models_on(place, clock=log.clock) as models,
+        Follower(log, models.all) as follower,
+    ):
         while True:
             try:
                 name, *arguments = await asyncio.to_thread(connection.recv)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import redis.asyncio
 
+from domain.ports import Clock
+from infra.clock import DatabaseClock
 from infra.installation import Installation
 from infra.settings import MODELS
 from projections.diary import AppointmentDiary
+from projections.directory import Directory, Index
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
 from projections.redis_store import RedisStore
+from projections.sqlite import SqliteIndex
+
+# Longer than Elasticsearch itself waits for a shard.
+_SEARCH_WITHIN = 10.0
 
 
 class ReadModels:
@@ -43,19 +51,29 @@ class ReadModels:
     def facts(self) -> Facts:
         return cast("Facts", self._models["facts"])
 
+    @property
+    def directory(self) -> Directory | None:
+        """None where the installation names no search index."""
+        return cast("Directory | None", self._models.get("directory"))
+
 
 @asynccontextmanager
-async def models_on(place: Installation, names: Iterable[str] = MODELS) -> AsyncIterator[ReadModels]:
-    """The models of these names, and only their stores."""
+async def models_on(
+    place: Installation, names: Iterable[str] = MODELS, clock: Clock | None = None
+) -> AsyncIterator[ReadModels]:
+    """The models of these names, and only their stores. `clock` is this machine's where there is none better."""
     wanted = set(names)
+    if not place.index:
+        wanted.discard("directory")
     async with AsyncExitStack() as stack:
         models: dict[str, Model] = {}
-        if wanted & {"diary", "free_time"}:
+        if wanted & {"diary", "free_time", "directory"}:
             client = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
             if "diary" in wanted:
                 models["diary"] = AppointmentDiary(RedisStore(client, "diary"))
+            free_time = FreeTime(RedisStore(client, "free_time"))
             if "free_time" in wanted:
-                models["free_time"] = FreeTime(RedisStore(client, "free_time"))
+                models["free_time"] = free_time
         if "facts" in wanted:
             analytics = place.analytics()
             stack.push_async_callback(asyncio.to_thread, analytics.close)
@@ -63,4 +81,25 @@ async def models_on(place: Installation, names: Iterable[str] = MODELS) -> Async
             facts = Facts(filler, reader)
             stack.push_async_callback(facts.close)
             models["facts"] = facts
+        if "directory" in wanted:
+            index = await stack.enter_async_context(_index(place.index))
+            models["directory"] = Directory(index, free_time, clock or DatabaseClock())
         yield ReadModels(models)
+
+
+@asynccontextmanager
+async def _index(place: str | Path) -> AsyncIterator[Index]:
+    if isinstance(place, Path):
+        file = SqliteIndex(place)
+        try:
+            yield file
+        finally:
+            await file.close()
+        return
+    # A second of import, for those who need it.
+    from elasticsearch import AsyncElasticsearch  # noqa: PLC0415
+
+    from projections.elastic import ElasticIndex  # noqa: PLC0415
+
+    async with AsyncElasticsearch(place, request_timeout=_SEARCH_WITHIN, max_retries=0) as client:
+        yield ElasticIndex(client)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -51,6 +51,7 @@ from infra.troubles import Trouble
 from streams import follower as following
 from streams.follower import Follower
 from streams.holds import HoldSweeper
+from streams.openings import OpeningsRefresher
 
 Api = Literal["write", "read", "both"]
 
@@ -73,11 +74,12 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         traces = await stack.enter_async_context(tracing(settings, "daybook"))
         registry = await stack.enter_async_context(_registry("daybook"))
         log = await stack.enter_async_context(log_on(place))
-        models = await stack.enter_async_context(models_on(place))
+        models = await stack.enter_async_context(models_on(place, clock=log.clock))
         desk = _desk(place, log, registry, traces)
         watch_models(models, registry, log, traces)
         follower = await stack.enter_async_context(Follower(log, models.all))
         await stack.enter_async_context(HoldSweeper(desk, models.diary))
+        await stack.enter_async_context(_openings(models))
         checkpointer = await stack.enter_async_context(_signing(place, log))
 
         registry.register(LogMetrics(log))
@@ -126,7 +128,7 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
         if which != "read":
             services["write"] = front.writes(_desk(place, log, registry, traces))
         if which != "write":
-            models = await stack.enter_async_context(models_on(place))
+            models = await stack.enter_async_context(models_on(place, clock=log.clock))
             services["read"] = front.reads(models, log)
             checks["live_views"] = _live_views_answer(models)
         yield Together(services | {"": front.rest(checks)})
@@ -134,19 +136,20 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
 
 @asynccontextmanager
 async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
-    """What one process at a time does beside the bookings: ended holds lapse, and the log is signed."""
+    """What one process at a time does beside the bookings: ended holds lapse, passed next free times are found anew,
+    and the log is signed."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(tracing(place.settings, "jobs"))
         registry = await stack.enter_async_context(_registry("jobs"))
         log = await stack.enter_async_context(log_on(place))
-        models = await stack.enter_async_context(models_on(place, ("diary",)))
+        models = await stack.enter_async_context(models_on(place, ("diary", "directory"), log.clock))
         desk = _desk(place, log, registry, traces)
         registry.register(LogMetrics(log))
         _tell_backup(place.settings, registry)
 
         @asynccontextmanager
         async def at_work() -> AsyncIterator[None]:
-            async with HoldSweeper(desk, models.diary), _signing(place, log) as checkpointer:
+            async with HoldSweeper(desk, models.diary), _openings(models), _signing(place, log) as checkpointer:
                 metrics = SigningMetrics(checkpointer)
                 registry.register(metrics)
                 try:
@@ -208,6 +211,7 @@ class _Front:
             self._bearers(self._settings.read_audience),
             self._positions,
             self._cursors,
+            directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,
             body_limit=self._settings.body_limit,
@@ -253,6 +257,10 @@ def watch_models(
     for model in models.all:
         others = () if traces is None else (traces.applied(model.name, through_kafka=through_kafka),)
         metrics.watch(model, *others)
+
+
+def _openings(models: ReadModels) -> AbstractAsyncContextManager[object]:
+    return OpeningsRefresher(models.directory) if models.directory is not None else nullcontext()
 
 
 @asynccontextmanager

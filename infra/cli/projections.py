@@ -22,8 +22,8 @@ from infra.troubles import NotRunning, Trouble
 def command() -> None:
     """See how far the read models are, and fill them anew from the log.
 
-    diary and free_time are in Redis, facts in ClickHouse. A running Daybook does the work; where none runs, what is
-    needed is started.
+    diary and free_time are in Redis, facts in ClickHouse, the directory in a search index. A running Daybook does the
+    work; where none runs, what is needed is started.
     """
 
 
@@ -132,9 +132,14 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
     from infra.desk import log_on  # noqa: PLC0415
     from infra.garbage import few_collections  # noqa: PLC0415
     from infra.read_models import models_on  # noqa: PLC0415
-    from streams.follower import rebuilt, told  # noqa: PLC0415
+    from streams.follower import Follower, rebuilt, told  # noqa: PLC0415
 
-    async with log_on(place) as log, models_on(place) as models:
+    async with (
+        log_on(place) as log,
+        models_on(place, clock=log.clock) as models,
+        # The directory is made from the free time, which nobody else fills where one process does everything.
+        Follower(log, [models.free_time] if name == "directory" and place.settings.stack == "embedded" else []),
+    ):
         model = models[name]
         with few_collections():
             async for step in told(lambda progress: rebuilt(log, model, progress)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.infra.test_cli import run, serving
 
-NAMES = ["diary", "free_time", "facts"]
+NAMES = ["diary", "free_time", "facts", "directory"]
 
 
 def models(data: Path) -> dict[str, dict[str, object]]:
