@@ -1,8 +1,9 @@
 """One process at a time. In: work that must not be done twice at once. Out: its turn, for as long as it is sure.
 
 The turn is an advisory lock of PostgreSQL on a connection of its own, and ends with it. A leader that can't reach the
-database stops its work; the next one starts when the database has seen the connection end, so for a moment two may
-believe that it is theirs: what they do must bear that, or be fenced by what it writes to.
+database stops its work; the next one starts when the database has seen the connection end, or has ended it itself
+because it heard nothing from a leader that is frozen. So for a moment two may believe that it is theirs: what they do
+must bear that, or be fenced by what it writes to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from infra.event_log.connections import connect
 
 _LOOK_EVERY: Final = 1.0
 _PATIENCE: Final = 5.0
+# Longer than a leader is ever silent while it runs.
+_SILENCE: Final = "6s"
 _log = logging.getLogger("daybook.leadership")
 
 
@@ -76,7 +79,7 @@ class Leader:
     async def _stand(self) -> None:
         """Wait for the turn, and do the work until the turn is lost."""
         async with asyncio.timeout(_PATIENCE):
-            connection = await connect(self._dsn, f"leader of {self._name}")
+            connection = await connect(self._dsn, f"leader of {self._name}", idle_session_timeout=_SILENCE)
         try:
             while not await self._asked(connection, "SELECT pg_try_advisory_lock(%s)", self._key):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_EVERY)
