@@ -237,8 +237,8 @@ def test_every_file_that_a_setting_names_is_mounted_and_no_other(overlay: str) -
         assert files - keys == asked, name
         (container,) = pod["spec"]["containers"]
         paths = {mount["mountPath"] for mount in container["volumeMounts"]}
-        if "DAYBOOK_CHECKPOINTS" in told:
-            assert told["DAYBOOK_CHECKPOINTS"] in paths, name
+        for folder in ("DAYBOOK_CHECKPOINTS", "DAYBOOK_BACKUPS"):
+            assert told.get(folder, "/tmp") in paths, name
         if "DAYBOOK_KAFKA_CA" in told:
             assert told["DAYBOOK_KAFKA_CA"].rpartition("/")[0] in paths, name
         for volume in pod["spec"]["volumes"]:

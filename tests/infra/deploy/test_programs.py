@@ -14,7 +14,6 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
-from opentelemetry.sdk import environment_variables as telemetry
 
 from infra.kafka.connections import Brokers
 from infra.local.clickhouse import ClickHouseServer
@@ -32,10 +31,9 @@ _ONCE = {"migrate", "backup"}
 
 _PLACES = (
     *("POSTGRES_DSN", "POSTGRES_OWNER_DSN", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"),
-    *("KAFKA", "KEYS", "CHECKPOINTS"),
+    *("KAFKA", "KEYS", "CHECKPOINTS", "BACKUPS", "OTLP_ENDPOINT"),
 )
 _SETTINGS = {"DATA", "PORT"} | {f"DAYBOOK_{one.name.upper()}" for one in dataclasses.fields(Settings)}
-_TELEMETRY = {value for value in vars(telemetry).values() if isinstance(value, str) and value.startswith("OTEL_")}
 # What Python and the system hear.
 _OTHERS = {"PATH", "HOME", "TMPDIR", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 
@@ -87,7 +85,7 @@ def test_kubernetes_and_compose_tell_a_program_the_same_things() -> None:
 @pytest.mark.parametrize("program", programs(), ids=lambda one: one.where)
 def test_every_variable_is_one_that_somebody_hears(program: Program) -> None:
     for name in {**image_environment(), **program.environment}:
-        known = name in _SETTINGS | _TELEMETRY | _OTHERS or name.removesuffix("_FILE") in _SETTINGS
+        known = name in _SETTINGS | _OTHERS or name.removesuffix("_FILE") in _SETTINGS
         assert known, name
 
 
