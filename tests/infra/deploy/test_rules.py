@@ -1,5 +1,5 @@
-"""Prometheus' rules and alerts: read by promtool, each alert tried with figures that call for it and figures that don't,
-each with words in the runbook, each metric of ours one that the services really have."""
+"""Prometheus' rules and alerts: read by promtool, each alert tried with figures that call for it and with others, each
+with words in the runbook, each metric of ours one that the services really have."""
 
 from __future__ import annotations
 
