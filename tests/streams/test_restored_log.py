@@ -1,0 +1,50 @@
+"""A log that lost its end in a restore: no read model goes on showing what is not there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from clickhouse_connect.driver.client import Client
+from redis.asyncio import Redis
+
+from projections.diary import AppointmentDiary
+from projections.facts import Facts
+from projections.free_time import FreeTime
+from projections.model import Model
+from projections.redis_store import RedisStore
+from streams.follower import Follower, start_over
+from tests.projections.histories import at_random, written
+from tests.projections.test_redis import everything
+
+
+async def test_models_past_the_end_of_the_log_are_filled_anew(
+    live_views: Redis, analytics: tuple[Client, Client, str]
+) -> None:
+    log = written(at_random(3, 200))
+    client, reader, database = analytics
+    facts = Facts(client, reader, database=database)
+    models: list[Model] = [
+        AppointmentDiary(RedisStore(live_views, "diary")),
+        FreeTime(RedisStore(live_views, "free_time")),
+        facts,
+    ]
+    async with Follower(log, models, grace=0) as follower:
+        assert await follower.caught_up(20)
+    del log.events[150:]
+    for model in models:
+        assert await model.position() == 200
+        model.forget()
+    async with Follower(log, models, grace=0) as follower:
+        for model in models:
+            async with asyncio.timeout(20):
+                while await model.position() != 150:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+    kept = int(client.query(f"SELECT max(position) FROM {database}.events").result_rows[0][0])
+    assert kept == 150
+    whole = AppointmentDiary(RedisStore(live_views, "whole"))
+    await whole.apply(log.events)
+    live = int(await live_views.get("daybook:diary:live") or 1)
+    assert await everything(live_views, f"daybook:diary:{live}:") == await everything(live_views, "daybook:whole:1:")
+    await start_over(facts)
+    assert await facts.position() == 0
+    await facts.close()
