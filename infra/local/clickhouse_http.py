@@ -568,7 +568,15 @@ def main(arguments: list[str] | None = None) -> None:
     # Uvicorn passes the signal on when it has stopped; the engine is to be closed then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(door, host="127.0.0.1", port=chosen.port, log_level="warning", access_log=False, lifespan="off")
+    uvicorn.run(
+        door,
+        host="127.0.0.1",
+        port=chosen.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=10,
+    )
     door.close()
 
 

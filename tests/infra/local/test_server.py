@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,14 +167,35 @@ def test_missing_java_and_maven_are_told_with_what_to_do(tmp_path: Path, monkeyp
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
 
 
-def test_a_file_that_is_not_what_is_expected_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    maven = tmp_path / "bin" / "mvn"
-    maven.parent.mkdir()
-    maven.write_text(
-        '#!/bin/sh\nfor a; do case $a in -DoutputDirectory=*) d=${a#*=}; mkdir -p "$d"; echo x >"$d/a.jar";; esac; done'
+@pytest.fixture
+def maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that stands for Maven, brings one small file, and notes every call in the file that is returned."""
+    program, calls = tmp_path / "bin" / "mvn", tmp_path / "calls"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\necho called >>'{calls}'; sleep 0.5\n"
+        'for a; do case $a in -DoutputDirectory=*) d=${a#*=}; mkdir -p "$d"; echo x >"$d/a.jar";; esac; done'
     )
-    maven.chmod(0o755)
-    monkeypatch.setenv("PATH", str(maven.parent), prepend=os.pathsep)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return calls
+
+
+def test_a_file_that_is_not_what_is_expected_is_not_taken(tmp_path: Path, maven: Path) -> None:
     with pytest.raises(CannotStart, match="not what is expected"):
         fetch.fetch(fetch.KAFKA, tmp_path / "cache")
     assert not fetch.is_fetched(fetch.KAFKA, tmp_path / "cache")
+
+
+def test_of_two_that_ask_at_once_one_fetches_and_both_have_it(tmp_path: Path, maven: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "a.jar").write_text("x\n")
+    package = fetch.Package("Small", "1", ("a:b:1",), fetch.digest(whole), 1)
+    said: list[str] = []
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(fetch.fetch, package, tmp_path / "cache", said.append) for _ in range(4)]
+    assert {(one.result() / "a.jar").read_text() for one in done} == {"x\n"}
+    assert maven.read_text().splitlines() == ["called"]
+    assert said == ["Fetching Small 1 from Maven, about 1 MB …"]
+    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == [package.folder]
