@@ -9,13 +9,13 @@ set here, since Faust does so only for its own exactly-once mode.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import aiokafka  # type: ignore[import-untyped]
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _COMMIT_EVERY = 1.0
 _COMMIT_WITHIN = 5.0
 _HELD_BACK = 0.05
+_LOOK_EVERY = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_WITHIN = 20.0
 
@@ -46,20 +47,22 @@ _log = logging.getLogger("daybook.delivery")
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the topics are: `servers` as `host:port`, `security` as arguments of an `aiokafka` consumer, `read` makes
-    its records what a worker takes. `folder` is for Faust, which keeps nothing of worth there."""
+    its records what a worker takes."""
 
     servers: Sequence[str]
     group: str
     events: str
     retries: str
     read: Callable[[Iterable[Any]], list[Arrived]]
-    folder: Path
     security: Mapping[str, Any] = field(default_factory=dict)
     session_timeout: float = 15.0
 
 
 class WorkerThread:
-    """A worker in an event loop of its own, so that however long a model takes, Faust's heartbeats go on."""
+    """A worker in an event loop of its own, so that however long a model takes, Faust's heartbeats go on.
+
+    What can't be opened is tried again until it can; `worker` is None until then, and `error` says what it waits for.
+    """
 
     def __init__(
         self,
@@ -70,22 +73,22 @@ class WorkerThread:
         self._new_loop = new_loop
         self._thread = threading.Thread(target=self._run, name="daybook worker", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opened = threading.Event()
-        self._stopping: asyncio.Event | None = None
-        self._error: BaseException | None = None
+        self._stopping = threading.Event()
+        self._stopped: asyncio.Event | None = None
+        self.error: str | None = None
         self.worker: Worker | None = None
 
-    async def start(self) -> None:
-        """Raises what opening raises."""
+    def start(self) -> None:
         self._thread.start()
-        await asyncio.to_thread(self._opened.wait)
-        if self._error is not None:
-            raise self._error
 
     async def stop(self) -> None:
-        if self._loop is not None and self._stopping is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        await asyncio.to_thread(self._thread.join, _STOP_WITHIN)
+        """What is under way is finished first."""
+        self._stopping.set()
+        if self._loop is not None and self._stopped is not None and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stopped.set)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, _STOP_WITHIN)
 
     def tell(self, what: Callable[..., None], *arguments: Any) -> None:
         """Have something done there, in the order of telling."""
@@ -103,24 +106,29 @@ class WorkerThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked(), self._loop))
 
     def _run(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=self._new_loop) as runner:
-                runner.run(self._serve())
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._opened.set()
+        with asyncio.Runner(loop_factory=self._new_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
-        self._stopping = asyncio.Event()
-        async with self._opening() as worker:
-            self.worker, self._loop = worker, asyncio.get_running_loop()
-            self._opened.set()
-            await self._stopping.wait()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                async with self._opening() as worker:
+                    self.worker, self.error = worker, None
+                    await self._stopped.wait()
+            except Exception as error:  # whatever a store's client raises: it may be back later
+                told = type(error).__name__
+                if self.error != told:
+                    _log.warning("the worker can't be opened yet (%s)", told)
+                self.worker, self.error = None, told
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 class Delivery:
-    """Run it with `run` until `stop` is called. Where Kafka can't be reached it tries again by itself."""
+    """Run it with `run` until `stop` is called. Where Kafka or a store can't be reached it tries again by itself."""
 
     def __init__(self, source: Source, thread: WorkerThread) -> None:
         self.source = source
@@ -129,6 +137,7 @@ class Delivery:
         self.rebalances = 0
         self.restarts = 0
         self.ready = False
+        self.error: str | None = None
         self.full: frozenset[int] = frozenset()
         self._committed: dict[TP, int] = {}
         self._app: Any = None
@@ -144,6 +153,15 @@ class Delivery:
         return self.thread.worker
 
     async def run(self) -> None:
+        self.thread.start()
+        try:
+            while self.thread.worker is None and not self._stopping.is_set():
+                await self._until_told(_LOOK_EVERY)
+            await self._run()
+        finally:
+            await self.thread.stop()
+
+    async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -151,7 +169,8 @@ class Delivery:
             try:
                 await self._serve(app)
             except Exception as error:  # whatever Faust or Kafka's client raises: Kafka may be back later
-                _log.warning("the delivery starts anew (%s)", type(error).__name__)
+                self.error = type(error).__name__
+                _log.warning("the delivery starts anew (%s)", self.error)
                 self.restarts += 1
             finally:
                 self.ready = False
@@ -191,7 +210,7 @@ class Delivery:
         self.owned = numbers
         self._committed.clear()
         self.thread.tell(self.worker.assign, numbers)
-        self.ready = True
+        self.ready, self.error = True, None
         _log.info("partitions assigned: %s", ", ".join(map(str, sorted(numbers))) or "none")
 
     async def revoked(self, numbers: Iterable[int]) -> None:
@@ -375,6 +394,9 @@ class _Boot(BootStrategy):
 class _App(faust.App):
     BootStrategy = _Boot
 
+    def _create_directories(self) -> None:
+        """None: nothing is kept in files."""
+
 
 def _app(delivery: Delivery) -> Any:
     source = delivery.source
@@ -382,8 +404,6 @@ def _app(delivery: Delivery) -> Any:
         source.group,
         broker=[f"aiokafka://{server}" for server in source.servers],
         store="memory://",
-        datadir=str(source.folder),
-        tabledir=str(source.folder / "tables"),
         autodiscover=False,
         web_enabled=False,
         topic_allow_declare=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -18,10 +17,11 @@ from infra.kafka.letters import KafkaLetters
 from infra.kafka.messages import arrived
 from infra.kafka.publisher import KafkaOutlet
 from infra.kafka.topics import Topics
+from infra.traces import TracedOutlet, Traces
 from projections.model import Model
 from streams.deadletters import Unreadable
 from streams.delivery import Delivery, Source, WorkerThread
-from streams.relay import Relay, Row
+from streams.relay import Outlet, Relay, Row
 from streams.worker import Worker
 
 # Both are opened in the event loop that fills the models.
@@ -30,10 +30,15 @@ OpenModels = Callable[[], AbstractAsyncContextManager[Sequence[Model]]]
 
 
 @asynccontextmanager
-async def relay_on(dsn: str, brokers: Brokers, topics: Topics, **options: Any) -> AsyncIterator[Relay]:
+async def relay_on(
+    dsn: str, brokers: Brokers, topics: Topics, traces: Traces | None = None, **options: Any
+) -> AsyncIterator[Relay]:
     """A relay, to be run; it needs no key. `options` are those of `Relay`."""
+    outlet: Outlet = KafkaOutlet(brokers, topics)
+    if traces is not None:
+        outlet = TracedOutlet(outlet, traces)
     async with RawLog(dsn) as log:
-        yield Relay(log, KafkaOutlet(brokers, topics), Lease(dsn, Lease.RELAY), **options)
+        yield Relay(log, outlet, Lease(dsn, Lease.RELAY), **options)
 
 
 class WorkerLog:
@@ -70,11 +75,11 @@ def delivery_on(
     names: Sequence[str],
     brokers: Brokers,
     topics: Topics,
-    folder: Path,
     *,
     session_timeout: float = 15.0,
+    opened: Callable[[Worker], None] = lambda worker: None,
 ) -> Delivery:
-    """A worker for the models of these names, to be run. `folder` is for Faust, which keeps nothing of worth there."""
+    """A worker for the models of these names, to be run; `opened` hears of it in the thread that fills them."""
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[Worker]:
@@ -84,7 +89,9 @@ def delivery_on(
             letters = await stack.enter_async_context(KafkaLetters(brokers, topics))
             models = await stack.enter_async_context(open_models())
             worker = Worker(WorkerLog(log, raw), letters, models, topic=topics.events, parts=topics.parts)
-            yield await stack.enter_async_context(worker)
+            await stack.enter_async_context(worker)
+            opened(worker)
+            yield worker
 
     security = brokers.arguments()
     del security["bootstrap_servers"]
@@ -94,7 +101,6 @@ def delivery_on(
         events=topics.events,
         retries=topics.retries,
         read=arrived,
-        folder=folder,
         security=security,
         session_timeout=session_timeout,
     )

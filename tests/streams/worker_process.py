@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def delivery(
     topics: Topics,
     url: str,
     key: Path,
-    folder: Path,
     kinds: Sequence[type[DocumentModel]] = KINDS,
 ) -> Delivery:
     """A worker for these models in Redis."""
@@ -55,24 +53,21 @@ def delivery(
             yield [kind(RedisStore(client, kind.name)) for kind in kinds]
 
     names = [kind.name for kind in kinds]
-    return delivery_on(dsn, open_log, open_models, names, Brokers(servers), topics, folder, session_timeout=6.0)
+    return delivery_on(dsn, open_log, open_models, names, Brokers(servers), topics, session_timeout=4.0)
 
 
 async def main(dsn: str, servers: str, prefix: str, url: str, key: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        work = delivery(dsn, servers, Topics(prefix), url, Path(key), Path(folder))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.stop)
-        await work.thread.start()
-        running = asyncio.create_task(work.run())
-        said = -1
-        while not running.done():
-            if work.ready and work.rebalances != said:
-                said = work.rebalances
-                print(f"ready {len(work.owned)}", flush=True)
-            await asyncio.wait((running,), timeout=0.05)
-        await work.thread.stop()
-        await running
-        print("stopped", flush=True)
+    work = delivery(dsn, servers, Topics(prefix), url, Path(key))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.stop)
+    running = asyncio.create_task(work.run())
+    said = -1
+    while not running.done():
+        if work.ready and work.rebalances != said:
+            said = work.rebalances
+            print(f"ready {len(work.owned)}", flush=True)
+        await asyncio.wait((running,), timeout=0.05)
+    await running
+    print("stopped", flush=True)
 
 
 if __name__ == "__main__":
