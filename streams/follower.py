@@ -240,7 +240,7 @@ class _Follow:
         end since, in a restore, and none of it can be trusted."""
         self.model.forget()
         reached = max((await self.model.positions()).values(), default=0)
-        if False:
+        if reached > await self._log.head() and not self.rebuilding:
             _log.warning("%s stands at position %d, past the log's end; it is filled anew", self.model.name, reached)
             await self.no_cleaning()
             await start_over(self.model)
