@@ -63,8 +63,11 @@ class PostgresKeyring:
     A key that another process destroys stays in this one's memory until it falls out; `forget` clears this process's.
     """
 
-    def __init__(self, dsn: str, master: MasterKey, *, patience: float = 5.0, remembered: int = 100_000) -> None:
-        self._connections = Connections(dsn, "keyring", size=2, patience=patience)
+    def __init__(
+        self, dsn: str, master: MasterKey, *, patience: float = 5.0, remembered: int = 100_000, size: int = 2
+    ) -> None:
+        """`size` is how many connections it holds at most."""
+        self._connections = Connections(dsn, "keyring", size=size, patience=patience)
         self._master = master
         self._remembered = remembered
         self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()

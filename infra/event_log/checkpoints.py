@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from domain.ports import LogUnavailable
 from infra.event_log.codec import canonical
+from infra.event_log.connections import application_name
 from infra.event_log.merkle import Frontier
 from infra.event_log.rows import FIRST_HASH, instant, leaf_of, link
 from infra.event_log.scan import position_in, recorded_at_in, row_and_hash, tuples
@@ -327,7 +328,8 @@ class Checkpointer:
 
     def _head(self) -> int:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=3)
+            name = application_name(self._dsn, "checkpoints")
+            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=3, application_name=name)
         row = self._connection.execute("SELECT position FROM log_head").fetchone()
         head = int(row[0]) if row else 0
         if head < self._frontier.size:

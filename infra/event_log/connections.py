@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from domain.ports import LogUnavailable
 
@@ -48,6 +49,16 @@ class Detached(LogUnavailable):
     part; `daybook log attach` brings it back."""
 
 
+def service_dsn(dsn: str, service: str) -> str:
+    """The same DSN, whose connections say in pg_stat_activity which service they belong to: `daybook relay watch`."""
+    return make_conninfo(dsn, application_name=service)
+
+
+def application_name(dsn: str, name: str) -> str:
+    service = conninfo_to_dict(dsn).get("application_name")
+    return f"daybook {service} {name}" if service else f"daybook {name}"
+
+
 async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
     """An autocommit connection with the given server settings; one that the server is too old for is left out.
 
@@ -57,7 +68,7 @@ async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
         autocommit=True,
         prepare_threshold=1,
         connect_timeout=3,
-        application_name=f"daybook {name}",
+        application_name=application_name(dsn, name),
         keepalives_idle=5,
         keepalives_interval=3,
         keepalives_count=3,

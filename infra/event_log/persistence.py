@@ -51,7 +51,7 @@ from psycopg_pool import ConnectionPool
 from domain.ports import Context, KeyReused, LogUnavailable, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
-from infra.event_log.connections import Connections
+from infra.event_log.connections import Connections, application_name
 from infra.event_log.rows import Author, author, draft
 from infra.event_log.schema import migrate
 from infra.event_log.watch import Watch
@@ -91,9 +91,10 @@ T = TypeVar("T")
 class Engine:
     """The writer and the reader in an event loop of their own. Started by the first question, stopped by `close`."""
 
-    def __init__(self, dsn: str, patience: float) -> None:
+    def __init__(self, dsn: str, patience: float, readers: int = 4) -> None:
         self._dsn = dsn
         self._patience = patience
+        self._readers = readers
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
@@ -165,7 +166,7 @@ class Engine:
         clock = DatabaseClock()
         self._watch = Watch(self._dsn, clock)
         self._writer = Writer(self._dsn, clock, on_commit=self._watch.advance, patience=self._patience)
-        self._connections = Connections(self._dsn, "library", patience=self._patience)
+        self._connections = Connections(self._dsn, "reader", size=self._readers, patience=self._patience)
         await self._watch.open(self._patience)
         self._writer.start()
 
@@ -199,12 +200,20 @@ class Datastore:
     """What the recorders of one factory share."""
 
     def __init__(
-        self, dsn: str, originator_id_type: Literal["uuid", "text"] = "uuid", *, patience: float = 5.0
+        self,
+        dsn: str,
+        originator_id_type: Literal["uuid", "text"] = "uuid",
+        *,
+        patience: float = 5.0,
+        readers: int = 4,
+        transactions: int = 4,
     ) -> None:
-        """`patience` is how many seconds a question may take before `OperationalError`."""
-        self.engine = Engine(dsn, patience)
+        """`patience` is how many seconds a question may take before `OperationalError`. Beside the writer and the watch
+        there are at most `readers` connections for the log and `transactions` for read models."""
+        self.engine = Engine(dsn, patience, readers)
         self._ids = originator_id_type
-        self._pool = ConnectionPool(dsn, min_size=0, max_size=4, open=False, kwargs={"autocommit": True})
+        session = {"autocommit": True, "application_name": application_name(dsn, "library")}
+        self._pool = ConnectionPool(dsn, min_size=0, max_size=transactions, open=False, kwargs=session)
         # Recorders outlive their factory, so it is with the last of them that the connections go.
         weakref.finalize(self, self.engine.abandon)
 

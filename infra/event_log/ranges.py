@@ -93,7 +93,7 @@ class Range:
 @contextmanager
 def snapshot_of(dsn: str, snapshot: str | None = None) -> Iterator[tuple[psycopg.Connection[Any], str]]:
     """A connection that sees one moment, and the name under which others come to see the same."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, application_name="daybook verify") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if snapshot is None:

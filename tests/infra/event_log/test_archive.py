@@ -398,6 +398,22 @@ async def test_only_one_archives_at_a_time(
     assert in_each(database) == (0, 60)
 
 
+async def test_a_new_part_waits_for_those_who_may_not_know_it(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    await signed_log(database, tmp_path, log)
+    with psycopg.connect(database.app) as reader:
+        reader.execute("SELECT count(*) FROM archived_events")
+        with pytest.raises(ArchiveBusy, match="waits for those who read"):
+            archive(archivist(database), tmp_path, upto=40, patience=0.1)
+        assert in_each(database) == (0, 60)
+        moving = asyncio.create_task(asyncio.to_thread(archive, archivist(database), tmp_path, upto=40))
+        await asyncio.sleep(0.2)
+        assert in_each(database) == (0, 60)
+        assert len(await log.read(0, 100)) == 60, "nobody else is kept waiting"
+    assert (await moving).upto == in_each(database)[0] == 40
+
+
 async def test_readers_meet_each_event_once_while_events_move(
     database: Database, log: PostgresEventLog, tmp_path: Path
 ) -> None:

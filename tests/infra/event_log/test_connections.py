@@ -1,0 +1,54 @@
+"""How many connections a process holds, and that the server is told whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+
+from infra.event_log.checkpoints import Checkpointer, SigningKey
+from infra.event_log.connections import service_dsn
+from infra.event_log.log import PostgresEventLog
+from infra.keyring import MasterKeyFile, PostgresKeyring
+from tests.conftest import Database
+from tests.infra.event_log.conftest import notes, until
+
+
+def held(database: Database) -> Counter[str]:
+    with psycopg.connect(database.superuser, application_name="test") as connection:
+        rows = connection.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND"
+            " application_name <> 'test'"
+        ).fetchall()
+    return Counter(name for (name,) in rows)
+
+
+async def test_a_process_holds_no_more_than_it_was_told_to(database: Database, tmp_path: Path) -> None:
+    dsn = service_dsn(database.app, "write")
+    keyring = PostgresKeyring(dsn, MasterKeyFile(bytes(32)), size=1)
+    async with PostgresEventLog(dsn, keyring, readers=3) as log:
+        assert held(database) == {"daybook write watch": 1}
+        await log.append(notes("page/a", 0, 1))
+        for _ in range(5):
+            await asyncio.gather(
+                *(log.read(0, 10) for _ in range(20)),
+                *(log.head() for _ in range(20)),
+                *(log.load("clinic", {"page/a": 0}) for _ in range(20)),
+                *(keyring.keys("clinic", [f"{number}"]) for number in range(20)),
+            )
+        checkpointer = Checkpointer(dsn, tmp_path, SigningKey(bytes(32)), log.wait, events=1, seconds=0.1)
+        checkpointer.start()
+        await log.append(notes("page/a", 1, 2))
+        await until(lambda: checkpointer.size == 2)
+        assert held(database) == {
+            "daybook write watch": 1,
+            "daybook write writer": 1,
+            "daybook write reader": 3,
+            "daybook write keyring": 1,
+            "daybook write checkpoints": 1,
+        }
+        await checkpointer.close()
+    await keyring.close()
+    await until(lambda: held(database) == {})
