@@ -183,12 +183,15 @@ class Stack:
 
 def redis_program() -> Path | None:
     """The machine's own Redis where it is 7 or newer; None for the one that comes as a Python package (6.2)."""
-    found = shutil.which("redis-server")
-    if found is None:
-        return None
-    said = subprocess.run([found, "--version"], check=False, capture_output=True, text=True).stdout
-    version = re.search(r"v=(\d+)", said)
-    return Path(found) if version and int(version[1]) >= _REDIS else None
+    # A virtual environment may bring an older one, which then stands first on the PATH.
+    for folder in os.get_exec_path():
+        if (found := shutil.which("redis-server", path=folder)) is None:
+            continue
+        said = subprocess.run([found, "--version"], check=False, capture_output=True, text=True).stdout
+        version = re.search(r"v=(\d+)", said)
+        if version and int(version[1]) >= _REDIS:
+            return Path(found)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

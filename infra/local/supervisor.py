@@ -95,8 +95,9 @@ class Supervisor:
             self._side_by_side(self._stop_one, group)
 
     def _stop_one(self, part: Part) -> None:
-        _log.info("%s is stopped", part.name)
+        began = time.monotonic()
         part.stop()
+        _log.info("%s has stopped, in %.1f s", part.name, time.monotonic() - began)
 
     def _side_by_side(self, work: Callable[[Part], None], group: Iterable[Part]) -> None:
         with ThreadPoolExecutor(16) as threads:

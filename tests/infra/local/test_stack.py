@@ -24,6 +24,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from elasticsearch import Elasticsearch as Client
 
 from infra.embedded.data_folder import DataFolder
+from infra.embedded.redis import Redis
 from infra.local.fetch import ELASTICSEARCH, KAFKA
 from infra.local.stack import programs, redis_program
 from tests import needs
@@ -121,3 +122,26 @@ def test_every_service_has_a_name_of_its_own_and_words_of_the_command_line() -> 
     names = [program.name for program in programs(8000)]
     assert len(names) == len(set(names))
     assert programs(8123)[-1].port == 8123
+
+
+def test_redis_7_goes_on_with_what_the_packaged_one_kept_and_puts_aside_what_it_cannot_read() -> None:
+    program = redis_program() or needs.left_out("Redis 7")
+    place = Path(tempfile.mkdtemp(prefix="daybook-redis-", dir="/tmp"))
+    folder = DataFolder.open(place / "data")
+    packaged, newer = Redis(folder), Redis(folder, program=program)
+    packaged.ensure_running()
+    redis.Redis.from_url(packaged.url).set("day", "monday")
+    packaged.stop()
+    newer.ensure_running()
+    with redis.Redis.from_url(newer.url) as client:
+        assert int(client.info("server")["redis_version"].split(".")[0]) >= 7
+        assert client.get("day") == b"monday"
+    newer.stop()
+    for file in (folder.redis / "appendonlydir").iterdir():
+        file.write_bytes(b"broken" * 50)
+    newer.ensure_running()
+    with redis.Redis.from_url(newer.url) as client:
+        assert client.get("day") is None
+    newer.stop()
+    assert [path for path in folder.redis.iterdir() if ".broken-" in path.name]
+    shutil.rmtree(place)
