@@ -55,6 +55,7 @@ _BREATH: Final = 0.001
 _REST: Final = 3.0
 _LONGEST_REST: Final = 0.5
 _OTHERS: Final = 100_000
+_REMEMBERED: Final = 50_000
 _TRIES: Final = 20
 
 Key = tuple[str, UUID]
@@ -263,6 +264,9 @@ class Directory(Model):
         self._clock = clock
         # Patients, rooms and devices: their pages are no provider's.
         self._others: dict[tuple[str, str], None] = {}
+        # The last looks, each with the position of the profile that it was at, and how many days they hold.
+        self._seen: dict[Key, tuple[int, _Days]] = {}
+        self._days = 0
         self._turn = asyncio.Lock()
         self._rested = 0.0
 
@@ -400,9 +404,13 @@ class Directory(Model):
         for organization, ids in by_organization.items():
             known = await self._free_time.known(organization, ids)
             for provider_id in ids:
-                look = _Look(self._free_time, organization, provider_id, known.get(provider_id), now)
+                kept = known.get(provider_id)
+                before = self._seen.get((organization, provider_id))
+                days = before[1] if before is not None and before[0] == _position(kept) else {}
+                look = _Look(self._free_time, organization, provider_id, kept, days, now)
                 await look.around()
                 looks.append(look)
+                self._remember(look.key, _position(kept), look.seen)
         if await self._free_time.position() < version:
             # It was emptied meanwhile, and what was read of it is less than the version says.
             raise FreeTimeBehind
@@ -414,6 +422,15 @@ class Directory(Model):
         # Whoever met a later event for this provider may have looked at the entry before this one, which that event
         # could not change. What it changed in this one is seen now, since its page was there before.
         return [look.key for look in looks if await look.changed()]
+
+    def _remember(self, key: Key, profile: int, days: _Days) -> None:
+        """Full days need not be gone through again until something happens on them."""
+        forgotten = self._seen.pop(key, (0, {}))
+        self._seen[key] = (profile, days)
+        self._days += len(days) - len(forgotten[1])
+        while self._days > _REMEMBERED:
+            oldest = next(iter(self._seen))
+            self._days -= len(self._seen.pop(oldest)[1])
 
     async def next_generation(self) -> Self:
         return type(self)(await self.index.next_generation(), self._free_time, self._clock)
@@ -462,12 +479,36 @@ class _Offer:
         return Wish(self.kind.id, self.location.id, now, self.kind.modes[0])
 
 
+class _Seen(NamedTuple):
+    """What a look at one local day saw: its first free times, until when (a hold may end), and on which pages, each by
+    the position of its last event. One that `lasts` is as true by a later clock, but for what has passed."""
+
+    at: datetime
+    starts: tuple[datetime, ...]
+    until: datetime | None
+    pages: tuple[tuple[date, int], ...]
+    lasts: bool
+
+
+# By visit type, location and local day.
+_Days = dict[tuple[UUID, UUID, date], _Seen]
+
+
 class _Look:
-    """One look at one provider's next free times."""
+    """One look at one provider's next free times. `before` is what an earlier look saw of the same profile, `seen` what
+    this one does."""
 
     def __init__(
-        self, free_time: FreeTime, organization: str, provider_id: UUID, kept: Kept[Provider] | None, now: datetime
+        self,
+        free_time: FreeTime,
+        organization: str,
+        provider_id: UUID,
+        kept: Kept[Provider] | None,
+        before: _Days,
+        now: datetime,
     ) -> None:
+        self._before = before
+        self.seen: _Days = {}
         self.key: Key = (organization, provider_id)
         self._free_time = free_time
         self._kept = kept
@@ -527,19 +568,44 @@ class _Look:
             self._note_end(provider, offer)
 
     def _look(self, provider: Provider, offer: _Offer, until: date) -> Iterator[Sequence[PageId]]:
-        wish = offer.wish(self._now)
         breath = time.perf_counter()
         while offer.day <= until and not offer.full():
             day = offer.day
             offer.day += DAY
-            if all(one.end <= self._now for one in self._hours(provider, offer.location, day).periods):
-                continue
-            shelf = self._shelf(provider, wish, day)
-            free = free_slots(Diary(provider, shelf, self._now), wish, day, day)
-            offer.starts.update(slot.period.start for slot in islice(free, OPENINGS))
+            key = (offer.kind.id, offer.location.id, day)
+            seen = self._before.get(key)
+            if seen is None or not self._holds_still(provider, seen):
+                seen = self._day(provider, offer, day)
+            self.seen[key] = seen
+            soonest = self._now + provider.rules.minimum_notice_minutes * MINUTE
+            offer.starts.update(start for start in seen.starts if start >= soonest)
+            if seen.until is not None:
+                self._good_until.append(seen.until)
             if time.perf_counter() - breath > _BREATH:
                 yield ()
                 breath = time.perf_counter()
+
+    def _holds_still(self, provider: Provider, seen: _Seen) -> bool:
+        """Whether a look at a day by an earlier clock is what a look would be now."""
+        if seen.at > self._now or (seen.until is not None and seen.until <= self._now):
+            return False
+        soonest = self._now + provider.rules.minimum_notice_minutes * MINUTE
+        if len(seen.starts) == OPENINGS and seen.starts[0] < soonest:
+            # Only so many were looked for, and others may follow now.
+            return False
+        return seen.lasts and all(_position(self._pages[day]) == position for day, position in seen.pages)
+
+    def _day(self, provider: Provider, offer: _Offer, day: date) -> _Seen:
+        place = zone(offer.location.time_zone)
+        # A day of which the horizon cuts something off has more to show soon.
+        lasts = day_bounds(day + DAY, place).end <= horizon(provider, self._now)
+        if all(one.end <= self._now for one in self._hours(provider, offer.location, day).periods):
+            return _Seen(self._now, (), None, (), lasts)
+        wish = offer.wish(self._now)
+        pages, until = self._shelf(provider, wish, day)
+        free = free_slots(Diary(provider, Shelf(pages), self._now), wish, day, day)
+        starts = tuple(slot.period.start for slot in islice(free, OPENINGS))
+        return _Seen(self._now, starts, until, tuple((day, _position(self._pages[day])) for _, day in pages), lasts)
 
     def _hours(self, provider: Provider, location: Location, day: date) -> Opening:
         key = (location.id, day)
@@ -547,19 +613,20 @@ class _Look:
             self._openings[key] = opening(provider, location, day)
         return self._openings[key]
 
-    def _shelf(self, provider: Provider, wish: Wish, day: date) -> Shelf:
-        """The pages that decide about a local day. Holds on them end by the clock."""
-        pages = {}
+    def _shelf(self, provider: Provider, wish: Wish, day: date) -> tuple[dict[PageId, Page | None], datetime | None]:
+        """The pages that decide about a local day, and when the first hold on them ends by the clock."""
+        pages: dict[PageId, Page | None] = {}
+        ends: list[datetime] = []
         for page in pages_between(provider, wish, day, day):
             kept = self._pages[page[1]]
             pages[page] = kept.value if kept is not None else None
             if kept is not None:
-                self._good_until += [
+                ends += [
                     entry.held_until
                     for entry in kept.value.entries.values()
                     if entry.held_until is not None and entry.live(self._now)
                 ]
-        return Shelf(pages)
+        return pages, min(ends, default=None)
 
     def _note_end(self, provider: Provider, offer: _Offer) -> None:
         """How far the free times of an offer reach, and how long they are good."""

@@ -29,11 +29,11 @@ def test_read_models_are_looked_at_and_rebuilt_with_and_without_a_server(tmp_pat
         assert [one["model"] for one in done] == NAMES
         served = models(data)
         head = served["diary"]["head"]
-        assert [one["position"] for one in done] == [head] * 3
-        assert [served[name]["state"] for name in NAMES] == ["following"] * 3
+        assert [one["position"] for one in done] == [head] * len(NAMES)
+        assert [served[name]["state"] for name in NAMES] == ["following"] * len(NAMES)
 
     alone = models(data)
-    assert [(alone[name]["state"], alone[name]["position"]) for name in NAMES] == [("stopped", head)] * 3
+    assert [(alone[name]["state"], alone[name]["position"]) for name in NAMES] == [("stopped", head)] * len(NAMES)
     one = run("projections", "rebuild", "--model", "facts", "--data", str(data))
     assert (one.returncode, one.stdout.split()[0]) == (0, "facts"), one.stderr
     assert {one["position"] for one in models(data).values()} == {head}
