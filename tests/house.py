@@ -29,8 +29,8 @@ from uuid import UUID, uuid4
 
 import clickhouse_connect
 import httpx
+import psycopg
 import redis
-from psycopg.conninfo import make_conninfo
 
 from domain.access import Role
 from domain.ports import Recorded
@@ -57,8 +57,15 @@ PATIENCE = 90.0
 class Service(LocalServer):
     """One process of Daybook's own; `arguments` are those of the command line. Its words are in `log`."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        program: Sequence[str] = DAYBOOK,
+    ) -> None:
         super().__init__(folder, die_with_me=True)
+        self._program = program
         self.name = " ".join(("daybook", *arguments))
         self.arguments = tuple(arguments)
         self.environ = dict(environ)
@@ -100,7 +107,7 @@ class Service(LocalServer):
 
     def _prepare(self, ports: Mapping[str, int]) -> Sequence[str | Path]:
         self.environ["PORT"] = str(ports["port"])
-        return [*DAYBOOK, *self.arguments]
+        return [*self._program, *self.arguments]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.environ}
@@ -224,7 +231,7 @@ class House(ABC):
         assert done.returncode in fine, f"daybook {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def token(self, organization: str, role: Role, **who: UUID) -> str:
+    def token(self, organization: str, role: Role, *, patient_id: UUID | None = None) -> str:
         return mint(
             self.keys.tokens(),
             role=role,
@@ -232,14 +239,16 @@ class House(ABC):
             subject=f"{role.value}-7",
             now=datetime.now(UTC),
             lifetime=timedelta(hours=2),
-            **who,
+            patient_id=patient_id,
         )
 
     @asynccontextmanager
-    async def caller(self, organization: str, role: Role = Role.ADMIN, **who: UUID) -> AsyncIterator[Caller]:
+    async def caller(
+        self, organization: str, role: Role = Role.ADMIN, *, patient_id: UUID | None = None
+    ) -> AsyncIterator[Caller]:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
         async with httpx.AsyncClient(timeout=10, limits=limits) as http:
-            yield Caller(self, http, self.token(organization, role, **who))
+            yield Caller(self, http, self.token(organization, role, patient_id=patient_id))
 
     def tails(self) -> Iterator[tuple[str, str]]:
         """The last words of every process, by name."""
@@ -388,15 +397,21 @@ class FullHouse(House):
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def service(self, name: str, *arguments: str, **environ: str) -> Service:
+    def service(self, name: str, *arguments: str, program: Sequence[str] = DAYBOOK, **environ: str) -> Service:
         """Not started, and not one of the house's own."""
-        return Service(self.folder / name, arguments, {**self.environ, **environ})
+        return Service(self.folder / name, arguments, {**self.environ, **environ}, program)
 
     def stop(self) -> None:
         _at_once([service.stop for service in self.services.values()])
         _at_once([one.kill for one in (self.kafka, self.elasticsearch, self.clickhouse)])
         self.redis.stop()
         self.postgres.stop()
+
+    def head(self) -> int:
+        """The log's last position."""
+        with psycopg.connect(self.postgres.dsn()) as connection:
+            row = connection.execute("SELECT position FROM log_head").fetchone()
+        return int(row[0]) if row else 0
 
     # Single servers
 
@@ -441,10 +456,6 @@ class FullHouse(House):
                 for name in httpx.get(f"{self.elasticsearch.url}/_cat/indices?format=json").json():
                     if not name["index"].startswith("."):
                         httpx.delete(f"{self.elasticsearch.url}/{name['index']}").raise_for_status()
-
-    @property
-    def owner_dsn(self) -> str:
-        return make_conninfo(self.postgres.dsn())
 
 
 def _at_once(work: Iterable[Callable[[], object]]) -> None:

@@ -7,23 +7,28 @@ that are filled from the same log here and now, in one go and in order.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from domain.ports import Recorded
+from domain.ports import FixedClock, Recorded
 from infra.desk import log_on
 from infra.installation import Installation
 from infra.read_models import models_on
 from projections.diary import AppointmentDiary
+from projections.directory import Directory, Index, Question
 from projections.documents import DocumentModel
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.memory import MemoryStore
 from projections.model import Model
+from projections.sqlite import SqliteIndex
 from tests.house import PATIENCE, history_of
 
 Rows = Mapping[str, Any]
@@ -37,7 +42,8 @@ async def assert_equals_a_rebuild(place: Installation) -> Sequence[Recorded]:
     for _ in range(_TRIES):
         await caught_up(place)
         history = await history_of(place)
-        found, wanted = await shown(place), await anew(place, history)
+        now = datetime.now(UTC)
+        found, wanted = await shown(place, history, now), await anew(place, history, now)
         if await _head(place) == len(history):
             break
     for model, rows in wanted.items():
@@ -80,25 +86,34 @@ async def _head(place: Installation) -> int:
         return await log.head()
 
 
-async def shown(place: Installation) -> dict[str, Rows]:
-    """Every row of every model, by name."""
+async def shown(place: Installation, history: Sequence[Recorded], now: datetime) -> dict[str, Rows]:
+    """Every row of every model, by name. What the clock changes is as it is at `now`."""
     found: dict[str, Rows] = {}
     async with models_on(place) as models, Redis.from_url(place.redis) as client:
         for kind in _IN_REDIS:
             found[kind.name] = await _in_redis(client, kind.name)
-        # Asked once, so that its views are there though nothing was ever put into them.
-        await models.facts.position()
+        if models.directory is not None:
+            await models.directory.refresh(now)
+            found["directory"] = await _entries(models.directory.index, history)
     found["facts"] = await asyncio.to_thread(_in_clickhouse, place, "daybook")
     return found
 
 
-async def anew(place: Installation, history: Sequence[Recorded]) -> dict[str, Rows]:
+async def anew(place: Installation, history: Sequence[Recorded], now: datetime) -> dict[str, Rows]:
     """What a rebuild shows."""
     found: dict[str, Rows] = {}
-    for kind in _IN_REDIS:
-        store = MemoryStore()
-        await kind(store).apply(history)
-        found[kind.name] = {**store.kept, **store.lists}
+    diary, free_time = MemoryStore(), MemoryStore()
+    await AppointmentDiary(diary).apply(history)
+    found["diary"] = {**diary.kept, **diary.lists}
+    times = FreeTime(free_time)
+    await times.apply(history)
+    found["free_time"] = {**free_time.kept, **free_time.lists}
+    if place.index:
+        with tempfile.TemporaryDirectory() as folder:
+            index = SqliteIndex(Path(folder) / "anew.sqlite")
+            await Directory(index, times, FixedClock(now)).apply(history)
+            found["directory"] = await _entries(index, history)
+            await index.close()
     analytics = place.analytics()
     database = f"rebuilt_{uuid4().hex}"
     facts = Facts(analytics.connect(), analytics.connect(), database=database)
@@ -111,7 +126,7 @@ async def anew(place: Installation, history: Sequence[Recorded]) -> dict[str, Ro
     return found
 
 
-async def _in_redis(client: Redis, model: str) -> Rows:
+async def _in_redis(client: Any, model: str) -> Rows:
     live = (await client.get(f"daybook:{model}:live") or b"1").decode()
     prefix = f"daybook:{model}:{live}:"
     found: dict[str, Any] = {}
@@ -126,6 +141,12 @@ async def _in_redis(client: Redis, model: str) -> Rows:
             case _:
                 assert name == "positions", f"nobody knows {name}"
     return found
+
+
+async def _entries(index: Index, history: Sequence[Recorded]) -> Rows:
+    organizations = {one.organization for one in history}
+    entries = [one.entry for where in organizations for one in await index.find(where, Question(limit=1000))]
+    return {f"{one.organization}/{one.provider_id}": one.model_dump() for one in entries}
 
 
 def _in_clickhouse(place: Installation, database: str) -> Rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator
-from importlib.util import find_spec
 from itertools import count
 
 import pytest
@@ -32,8 +31,6 @@ def full_house() -> Iterator[FullHouse]:
     needs.java(21)
     needs.maven(KAFKA)
     needs.maven(ELASTICSEARCH)
-    if find_spec("infra.cli.work") is None:
-        pytest.skip("the workers are not there yet")
     with running(FullHouse) as house:
         _running[house.kind] = house
         yield house

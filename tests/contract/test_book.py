@@ -119,6 +119,47 @@ def _hour(day: int) -> dict[str, str]:
     return {"start": in_days(day, 9).isoformat(), "end": in_days(day, 10).isoformat()}
 
 
+async def test_the_directory_lists_the_next_free_times_as_they_can_be_booked(house: House, organization: str) -> None:
+    today = {"location_id": str(LOCATION.id), "day": in_days(0).date().isoformat(), "hours": []}
+    morning = {"location_id": str(LOCATION.id), "hours": {day: [{"start": "09:00", "end": "10:30"}] for day in DAYS}}
+    async with house.caller(organization) as admin:
+        book = await open_book(admin)
+        path = f"/providers/{book.providers[0]}"
+
+        async def listed() -> list[str]:
+            (found,) = (await admin.get("/providers/directory", visit_type_id=str(CHECKUP.id)))["providers"]
+            assert found["provider_id"] == book.providers[0]
+            assert found["next_free"] == found["openings"][0]["starts"][0]
+            starts: list[str] = found["openings"][0]["starts"]
+            return starts
+
+        async def free() -> list[str]:
+            asked = {"visit_type_id": str(CHECKUP.id), "provider_id": book.providers[0]}
+            return [slot["start"] for slot in (await admin.get("/slots", **asked))["slots"]][:5]
+
+        assert (await admin.post(f"{path}/hours", {"weekly": [morning], "exceptions": [today]})).status_code == 200
+        assert await listed() == await free()
+        assert (await listed())[0] == at(in_days(1))
+        one = await book.arrange("/appointments", book.visit(in_days(1)), "booked")
+        assert await listed() == await free()
+        assert (await listed())[0] == at(in_days(1, 9, 30))
+        await book.change(one, "move", "booked", {"start": in_days(1, 9, 30).isoformat()})
+        assert await listed() == await free()
+        assert (await listed())[:2] == [at(in_days(1)), at(in_days(1, 10))]
+        await book.arrange("/appointments/hold", book.visit(in_days(1), patient=1), "held")
+        assert await listed() == await free()
+        await book.change(one, "cancel", "cancelled")
+        assert await listed() == await free()
+        block = {"resource_id": book.providers[0], "period": _hour(1), "reason": "meeting", "over_visits": True}
+        assert (await admin.post("/blocks", {"block": [block]})).status_code == 200
+        assert await listed() == await free()
+        profile = {"name": "Dr. Grace Example", "languages": ["pt-BR"]}
+        assert (await admin.write("PUT", f"{path}/profile", profile)).status_code == 200
+        for words, names in (("pt", ["Dr. Grace Example"]), ("fi", [])):
+            found = await admin.get("/providers/directory", language=words)
+            assert [one["name"] for one in found["providers"]] == names
+
+
 async def test_a_repeat_is_answered_and_not_done_again(house: House, organization: str) -> None:
     async with house.caller(organization) as admin:
         book = await open_book(admin)
@@ -171,9 +212,8 @@ async def test_the_book_can_be_seen_as_it_was(house: House, organization: str) -
             was = await admin.get(f"/appointments/{one}", as_of=as_of)
             assert (was["status"], was["start"]) == ("booked", at(in_days(3)))
             assert was["history"] == [made]
-        day = {"as_of": then}
-        assert at(in_days(3)) not in await book.starts(in_days(3), **day)
-        assert at(in_days(4)) in await book.starts(in_days(4), **day)
+        assert at(in_days(3)) not in await book.starts(in_days(3), as_of=then)
+        assert at(in_days(4)) in await book.starts(in_days(4), as_of=then)
         assert (await admin.get(f"/appointments/{one}"))["status"] == "cancelled"
         assert await book.is_free(in_days(3))
 

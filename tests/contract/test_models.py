@@ -38,6 +38,10 @@ async def numbers(book: Book) -> dict[str, Any]:
         "patients": [await who.get(f"/patients/{one}/appointments") for one in book.patients],
         "days": [await who.get(f"/providers/{book.providers[0]}/day", date=str(in_days(n).date())) for n in range(8)],
         "slots": sorted(await book.starts(in_days(3))),
+        "directory": [
+            [one["name"], [times["starts"][1:4] for times in one["openings"]]]
+            for one in (await who.get("/providers/directory"))["providers"]
+        ],
         "provider": await who.get(f"/providers/{book.providers[0]}"),
         "facts": [await who.get(f"/facts/{part}", **SPAN) for part in ("weekdays", "lead-times", "hours", "statuses")],
     }
