@@ -19,17 +19,18 @@ Row = tuple[Any, ...]
 
 _COLUMNS: Final = ", ".join(f"e.{column}" for column in COLUMNS[:-1])
 _NO_END: Final = 2**63 - 1
-# The ledger tells whether a stream has archived events after the wanted version, and between which positions, so that
-# no other partition is looked at.
+# The ledger tells whether a stream has archived events after the wanted version; only then is the archive looked at.
+# Positions are compared so that no index on them is considered: the planner would take it for a part that was empty
+# when it made its plan, and read the whole part for one stream's sake once it is full.
 _BY_STREAM = (
     f"SELECT {_COLUMNS}, wanted.place FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) WITH ORDINALITY"  # noqa: S608
     " AS wanted(stream, after, upto, place)"
-    " LEFT JOIN LATERAL (SELECT s.first_position, s.last_position FROM archived_streams AS s"
+    " LEFT JOIN LATERAL (SELECT s.version FROM archived_streams AS s"
     " WHERE s.stream = wanted.stream AND s.version > wanted.after AND s.first_position <= wanted.upto"
     " AND (s.gone <= wanted.after OR refuse_detached())) AS archived ON true"
     " JOIN LATERAL ("
     "SELECT a.* FROM archived_events AS a WHERE a.stream = wanted.stream AND a.version > wanted.after"
-    " AND a.position >= archived.first_position AND a.position <= least(archived.last_position, wanted.upto)"
+    " AND archived.version IS NOT NULL AND a.position + 0 <= wanted.upto"
     " UNION ALL SELECT h.* FROM events AS h WHERE h.stream = wanted.stream AND h.version > wanted.after"
     " AND h.position <= wanted.upto) AS e ON true"
     " ORDER BY wanted.place, e.version"

@@ -42,20 +42,14 @@ _VERSIONS = (
 )
 # Were the ledger behind what is archived of a stream, a version could be taken twice.
 _LEDGER = (
-    "SELECT min(s.last_position) FROM archived_streams AS s LEFT JOIN LATERAL"
-    " (SELECT a.version, a.position FROM archived_events AS a WHERE a.stream = s.stream"
-    " AND a.position BETWEEN s.first_position AND s.last_position ORDER BY a.version DESC LIMIT 1) AS a ON true"
-    " WHERE (a.version, a.position) IS DISTINCT FROM (s.version, s.last_position)"
-    " AND NOT (a.version IS NULL AND s.version = s.gone)"
-)
-_UNLISTED = (
-    "SELECT min(a.position) FROM archived_events AS a LEFT JOIN archived_streams AS s USING (stream)"
-    " WHERE s.version IS NULL OR s.version < a.version OR s.last_position < a.position"
+    "SELECT min(coalesce(s.last_position,"
+    " (SELECT min(e.position) FROM archived_events AS e WHERE e.stream = a.stream))) FROM (SELECT stream, max(version) AS version FROM archived_events GROUP BY stream) AS a"
+    " FULL JOIN archived_streams AS s USING (stream)"
+    " WHERE a.version IS DISTINCT FROM s.version AND NOT (a.version IS NULL AND s.version = s.gone)"
 )
 _ASIDE: Final = (
     (_VERSIONS, FaultKind.VERSIONS),
     (_LEDGER, FaultKind.ARCHIVE),
-    (_UNLISTED, FaultKind.ARCHIVE),
 )
 _ARCHIVE = (
     "SELECT f.position, f.hash, f.frontier, f.part_size, coalesce((SELECT max(p.upto) FROM archive_parts AS p"
