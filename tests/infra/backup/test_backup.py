@@ -424,3 +424,14 @@ async def test_a_new_key_signs_on(database: Database, log: PostgresEventLog, tmp
     # Who trusts the new key alone believes what it says of the one before.
     assert check(folder, keys={new_key.id: new_key.public}).ok
     assert not check(folder, keys={KEY.id: KEY.public}).ok
+
+
+async def test_the_role_for_backups_may_read_all_that_it_takes(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    await fill(log, 0, 3)
+    await confide(log, "visit/anna", ANNA, "a cough")
+    reader = make_conninfo(database.superuser, user="daybook_backup")
+    assert making.create(reader, tmp_path / "backup", KEY).events == 4
+    with psycopg.connect(reader) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("DELETE FROM data_keys")
