@@ -66,9 +66,8 @@ def build(folder: Path) -> Image:
     told |= {
         "PATH": f"{Path(uv).parent}:{os.environ['PATH']}",
         "UV_PROJECT_ENVIRONMENT": str(home),
-        # What is fetched already need not be fetched, copied or compiled again: the files are the same.
+        # What is fetched already need not be fetched or copied again: the files are the same.
         "UV_LINK_MODE": "hardlink",
-        "UV_COMPILE_BYTECODE": "0",
         "UV_PYTHON": sys.base_prefix + f"/bin/python{sys.version_info.major}.{sys.version_info.minor}",
     }
     del told["UV_NO_CACHE"]

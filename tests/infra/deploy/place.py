@@ -25,7 +25,7 @@ from tests import needs
 from tests.infra.deploy.described import DEPLOY, Program, compose
 from tests.infra.deploy.image import Image
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 _NOBODY = 65534
 
 
