@@ -139,8 +139,8 @@ class SigningKey:
         return cls(read_or_make(path))
 
     def sign_words(self, words: bytes) -> bytes:
-        """An Ed25519 signature of anything else that is signed beside the log. The words begin with what they are for, so
-        that no signature is ever taken for another kind's."""
+        """An Ed25519 signature of anything else that is signed beside the log. The words begin with what they are for,
+        so that no signature is ever taken for another kind's."""
         return self._key.sign(words)
 
     def sign(self, frontier: Frontier, hash: bytes, recorded_at: datetime, signed_at: datetime) -> Checkpoint:

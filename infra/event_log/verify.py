@@ -43,7 +43,8 @@ _VERSIONS = (
 # Were the ledger behind what is archived of a stream, a version could be taken twice.
 _LEDGER = (
     "SELECT min(coalesce(s.last_position,"
-    " (SELECT min(e.position) FROM archived_events AS e WHERE e.stream = a.stream))) FROM (SELECT stream, max(version) AS version FROM archived_events GROUP BY stream) AS a"
+    " (SELECT min(e.position) FROM archived_events AS e WHERE e.stream = a.stream)))"
+    " FROM (SELECT stream, max(version) AS version FROM archived_events GROUP BY stream) AS a"
     " FULL JOIN archived_streams AS s USING (stream)"
     " WHERE a.version IS DISTINCT FROM s.version AND NOT (a.version IS NULL AND s.version = s.gone)"
 )

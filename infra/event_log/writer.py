@@ -65,6 +65,14 @@ _TRACK = (
 _ADVANCE = "UPDATE log_head SET position = %s, hash = %s, recorded_at = %s"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 
+# What transaction_timeout does since PostgreSQL 17: before, whoever waits in vain ends a writer that is past its time.
+_END_STALLED = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND usename = current_user AND application_name LIKE 'daybook%writer' AND pid <> pg_backend_pid()"
+    " AND xact_start < clock_timestamp() - interval '4s'"
+)
+_TRANSACTION_TIMEOUT_SINCE: Final = 17_00_00
+
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _SWEEP: Final = 0.2
@@ -190,6 +198,7 @@ class Writer:
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._connection: AsyncConnection[Any] | None = None
+        self._held_up = False
         # Versions of streams as of the head that this writer left; another writer's batch makes them worthless.
         self._versions: dict[str, int] = {}
         self._position = -1
@@ -312,6 +321,7 @@ class Writer:
                     await self._save(batch[middle:])
                     return
                 self.stats.retries += 1
+                self._held_up = isinstance(error, psycopg.errors.LockNotAvailable)
                 _log.warning("the log is out of reach (%s); trying again", type(error).__name__)
                 await self._disconnect()
                 await asyncio.sleep(pause)
@@ -334,6 +344,8 @@ class Writer:
             )
             register(self._connection)
             self.stats.connects += 1
+            if self._held_up and self._connection.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
+                await self._connection.execute(_END_STALLED)
         return self._connection
 
     async def _disconnect(self) -> None:
