@@ -81,12 +81,11 @@ class Inbox:
 
     def take(self, arrived: Iterable[Arrived]) -> Iterator[Batch | Arrived]:
         """The batches that these complete, and what among these is junk: no row, or of another part."""
-        pile = self._pile
         for one in arrived:
             if one.row is not None and part_of(one.stream, self._parts) == self._number:
-                if len(pile) >= _LONGEST:
-                    pile.clear()
-                pile[one.position] = one
+                if len(self._pile) >= _LONGEST:
+                    self._pile.clear()
+                self._pile[one.position] = one
             elif one.manifest is not None:
                 yield self._batch(one, one.manifest)
             else:

@@ -30,7 +30,8 @@ from streams.relay import AheadOfLog, Row
 # How many positions are read from the log at once, and how long parts that need it are gathered for one pass.
 _BITE = 5_000
 _GATHER = 0.25
-# A part that is not where the log was when it was assigned, and of which nothing has come for so long, is read too.
+# A part that is not where the log was when it was assigned is read too, once nothing has come of any for so long: what
+# comes of others says of this one too how far it should be.
 _GRACE = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _LET_GO_WITHIN = 10.0
@@ -220,7 +221,7 @@ class _Filler:
         self._stopping = False
         self._asked_head = True
         self._due_since: float | None = None
-        self._looked = 0.0
+        self._looked = self._heard = 0.0
         self._state = State.STARTING
         self._error: str | None = None
         self._events = self._from_log_count = self._letter_count = 0
@@ -253,6 +254,7 @@ class _Filler:
         part = self._parts[number]
         part.batches.append(batch)
         part.held += len(batch.rows) + 1
+        self._heard = time.monotonic()
         self._wake.set()
 
     def deliver_junk(self, place: str, junk: Arrived) -> None:
@@ -383,7 +385,7 @@ class _Filler:
     async def _idle(self) -> float:
         now = time.monotonic()
         for part in self._parts.values():
-            if part.grace is not None and now >= part.grace:
+            if part.grace is not None and now >= max(part.grace, self._heard + _GRACE):
                 part.grace = None
                 if part.at is not None and part.at < part.expected:
                     self._owe(part, part.expected)

@@ -192,6 +192,9 @@ async def until(true: Callable[[], Any], within: float = 20.0) -> None:
 
 async def test_models_are_filled_from_the_topic_and_follow_it(rig: Rig, history: Sequence[Recorded]) -> None:
     await rig.pour(history[:500])
+    async with relaying(rig.database, rig.kafka, rig.topics, batch=20) as relay:
+        # Several manifests lie in the first fetch.
+        await until(lambda: relay.stats.position == 500)
     async with relaying(rig.database, rig.kafka, rig.topics), rig.working() as work:
         await rig.caught_up()
         await rig.pour(history[500:], pause=0.002)
