@@ -42,7 +42,7 @@ from streams.relay import Relay
 from streams.worker import Worker
 from tests import needs
 from tests.conftest import Database
-from tests.infra.deploy.described import DEPLOY
+from tests.infra.deploy.described import DEPLOY, ROOT
 from tests.infra.deploy.test_rules import rules
 from tests.projections.histories import at_random, written
 
@@ -192,6 +192,21 @@ async def test_every_figure_of_ours_is_one_that_the_services_have(database: Data
         if missing:
             unknown[where] = missing
     assert unknown == {}
+
+
+async def test_every_figure_is_explained(database: Database, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations" / "observability.md").read_text("utf-8")
+    explained: set[str] = set()
+    for row in re.findall(r"^\| (`daybook_.+?) \|", page, re.MULTILINE):
+        first, *others = re.findall(r"`(\w+)`", row)
+        # `_events_total` behind `daybook_log_saves_total` stands for `daybook_log_events_total`.
+        starts = [first[: place.start()] for place in re.finditer("_", first)]
+        explained |= {first, *(start + other for other in others for start in starts), *others}
+    exported = {re.sub(r"_(bucket|count|sum)$", "", one) for one in await _exported(database, tmp_path)}
+    exported = {one for one in exported if one.startswith("daybook_")}
+    assert exported <= explained
+    # What begins a row is written out, so it can be looked for the other way round.
+    assert set(re.findall(r"^\| `(daybook_\w+)`", page, re.MULTILINE)) <= exported
 
 
 def test_commands_are_named_as_they_are() -> None:
