@@ -33,6 +33,7 @@ from domain.provider import (
 from domain.slots import free_slots
 from domain.time import Period
 from infra.local.elasticsearch import Elasticsearch
+from projections import elastic
 from projections.directory import (
     DAYS_AHEAD,
     NEVER,
@@ -435,6 +436,58 @@ async def test_what_the_rules_stumble_over_stops_before_that_event_alone(
     assert len(await shown(index)) == 2
 
 
+async def test_an_entry_that_does_not_fit_the_mapping_stops_nobody_else(
+    elm: Chronicle, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elm.happens(clinic.clinic(provider_id=COLLEAGUE))
+    events = elm.log.events
+    first = next(one.position for one in events if one.stream == f"provider/{COLLEAGUE}")
+
+    def misshapen(made: Made) -> dict[str, Any]:
+        return document(made) | ({"unheard_of": 1} if made.entry.provider_id == COLLEAGUE else {})
+
+    document = elastic._document
+    monkeypatch.setattr(elastic, "_document", misshapen)
+    async with searching(elasticsearch) as index:
+        with pytest.raises(Poison) as found:
+            await filled(index, events)
+        assert (found.value.position, found.value.error) == (first, "EntryRefused")
+        assert await index.positions() == {"": first - 1}
+        assert [key for _, key in await shown(index)] == [DOCTOR]
+
+
+async def test_an_index_that_is_gone_is_noticed_and_filled_again(elm: Chronicle, elasticsearch: Elasticsearch) -> None:
+    events = elm.log.events
+    search = searching(elasticsearch)
+    async with search as index:
+        directory = await filled(index, events)
+        before = await shown(index)
+        await search.client.indices.delete(index=f"{search.alias}-000001")
+        assert await directory.find(ORGANIZATION, Question()) == []
+        elm.happens(clinic.book(at("09:00", TUESDAY), as_=FIRST))
+        await directory._free_time.apply(events)
+        with pytest.raises((OutOfStep, IndexAway)):
+            await directory.apply(events)
+        assert await directory.position() == 0
+        assert await directory.apply(events) == len(events)
+        assert await shown(index) == await anew(events, NOW)
+        assert before.keys() == (await shown(index)).keys()
+
+
+async def test_a_damaged_file_is_begun_anew(elm: Chronicle, tmp_path: Path) -> None:
+    events = elm.log.events
+    index = SqliteIndex(tmp_path / "directory.sqlite")
+    directory = await filled(index, events)
+    before = await shown(index)
+    await index._do(index._file.close)
+    (tmp_path / "directory.sqlite").write_bytes(b"something else altogether" * 1000)
+    directory.forget()
+    assert await directory.position() == 0
+    await directory.apply(events)
+    assert await shown(index) == before
+    await index.close()
+
+
 class Halting(MemoryStore):
     """Answers late, so that others get in between."""
 
@@ -552,9 +605,10 @@ class Interrupted(FreeTime):
 
 
 async def test_an_entry_made_beside_an_event_that_did_not_matter_before(index: Index) -> None:
-    """One filler lists Friday for the first time, without what another filler has just passed over for its being on
-    Friday."""
-    elm = Chronicle(Book(NOW)).happens(clinic.clinic(weekly=clinic.every_day("09:00-10:00")))
+    """One filler lists Thursday for the first time, without what another filler has just passed over for its being on
+    Thursday."""
+    hours, kinds = clinic.every_day("09:00-10:00"), clinic.VISIT_TYPES[:1]
+    elm = Chronicle(Book(NOW)).happens(clinic.clinic(weekly=hours, visit_types=kinds))
     free_time, clock = Interrupted(MemoryStore()), FixedClock(NOW)
     one, other = (Directory(index, free_time, clock) for _ in range(2))
     told = len(elm.log.events)
@@ -577,6 +631,10 @@ async def test_an_entry_made_beside_an_event_that_did_not_matter_before(index: I
     await free_time.apply([], "1/2", first[-1].position)
     await one.apply(first, "0/2", len(elm.log.events))
     assert await shown(index) == await anew(elm.log.events, NOW)
+    assert starts((await shown(index))["elm", DOCTOR])[3:] == [
+        at("09:00", MONDAY + 4 * DAY),
+        at("09:15", MONDAY + 4 * DAY),
+    ]
 
 
 @settings(max_examples=25, deadline=None)
