@@ -128,5 +128,6 @@ def _row(recorded: Recorded) -> dict[str, Any]:
         "recorded_at": recorded.recorded_at.isoformat(),
         "actor": recorded.actor,
         "command_id": str(recorded.command_id),
+        "correlation_id": str(recorded.correlation_id),
         "event": event.model_dump(mode="json", exclude=set(event.SEALED_FIELDS)),
     }
