@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import psycopg
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
-from elasticsearch import ApiError, AsyncElasticsearch, TransportError
+from elasticsearch import ApiError, TransportError
 
 from infra.event_log.schema import migrate
 from infra.kafka.connections import Brokers
 from infra.kafka.topics import Topics, set_up
+from infra.search import search_at
 from infra.settings import Settings
 from infra.troubles import CannotStart
 from projections import elastic
@@ -45,7 +46,7 @@ async def _kafka(brokers: Brokers) -> str:
 
 
 async def _elasticsearch(url: str) -> str:
-    async with AsyncElasticsearch(url) as client:
+    async with search_at(url) as client:
         try:
             await elastic.migrate(client)
         except (ApiError, TransportError) as error:

@@ -22,9 +22,6 @@ from projections.model import Model
 from projections.redis_store import RedisStore
 from projections.sqlite import SqliteIndex
 
-# Longer than Elasticsearch itself waits for a shard.
-_SEARCH_WITHIN = 10.0
-
 
 class ReadModels:
     """Those that were opened. Asking for another raises `KeyError`."""
@@ -97,9 +94,8 @@ async def _index(place: str | Path) -> AsyncIterator[Index]:
             await file.close()
         return
     # A second of import, for those who need it.
-    from elasticsearch import AsyncElasticsearch  # noqa: PLC0415
-
+    from infra.search import search_at  # noqa: PLC0415
     from projections.elastic import ElasticIndex  # noqa: PLC0415
 
-    async with AsyncElasticsearch(place, request_timeout=_SEARCH_WITHIN, max_retries=0) as client:
+    async with search_at(place) as client:
         yield ElasticIndex(client)
