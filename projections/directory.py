@@ -345,14 +345,16 @@ class Directory(Model):
             return None
         if len(events) < self.batch:
             await self._rest()
-        began = time.perf_counter()
+        # Of this thread, since a machine that is busy with others makes everything take long.
+        began = time.thread_time()
         async with self._turn:
             last = max(event.position for one in touched.values() for event in one.events())
             if not await self._free_time.wait_until(last, _PATIENCE):
                 raise FreeTimeBehind
             because = await self._to_make(touched, anyway)
             spoilt = await self._make(because, now, alone=alone)
-        self._rested = time.perf_counter() + min(_LONGEST_REST, _REST * (time.perf_counter() - began))
+        if because:
+            self._rested = time.perf_counter() + min(_LONGEST_REST, _REST * (time.thread_time() - began))
         if not spoilt:
             return None
         event, error = min(((because[one.key], one.error) for one in spoilt), key=lambda found: found[0].position)
