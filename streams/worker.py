@@ -92,7 +92,8 @@ class Worker:
         self._topic = topic
         self._held = held
         self._inboxes: dict[int, Inbox] = {}
-        self._fillers = [_Filler(log, letters, model, parts, asyncio.Lock()) for model in models]
+        opening = asyncio.Lock()
+        self._fillers = [_Filler(log, letters, model, parts, opening) for model in models]
         self._tasks: list[asyncio.Task[None]] = []
         self._unfetched: dict[int, int] = {}
 
