@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 from uuid import UUID
 
 from fastapi import Depends, Request
+from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -182,7 +183,11 @@ class Asking:
         library = self.library
         wanted = library.positions.read_after(self.request.headers.get("read-after"))
         for model in models:
-            if wanted and not await model.wait_until(wanted, library.patience):
+            if not wanted:
+                break
+            there = await model.wait_until(wanted, library.patience)
+            get_current_span().add_event("waited for model", {"daybook.model": model.name, "daybook.there": there})
+            if not there:
                 raise NotCaughtUp(
                     "What you did last is in the log, and not in this view yet. Ask again shortly.",
                     {"Retry-After": "1"},
