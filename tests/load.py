@@ -28,12 +28,16 @@ from tests.invariants import assert_never_double_booked
 from tests.rebuilt import assert_equals_a_rebuild
 
 CLIENTS = 8
+# So many commands are under way when a wait for more is over; from then on each client asks after so many seconds.
+_AHEAD = 20
+_TRICKLE = 2.0
 _REFUSALS = {"slot_taken", "patient_busy"}
 
 
 class Load:
-    """`pace` commands a second, as long as the house keeps up. `acknowledged` are appointments by id, as the last
-    answer told of them: status and start."""
+    """`pace` commands a second while more are waited for and the house keeps up; a trickle otherwise, so that a slow
+    machine has no more to do than a fast one. `acknowledged` are appointments by id, as the last answer told of them:
+    status and start."""
 
     def __init__(self, book: Book, organization: str, pace: float) -> None:
         self.book = book
@@ -45,6 +49,7 @@ class Load:
         self._moves: Counter[str] = Counter()
         self._chance = random.Random(organization)
         self._pause = CLIENTS / pace
+        self._wanted = 0
         self._over = asyncio.Event()
         self._idle: list[str] = []
         self._clients: list[asyncio.Task[None]] = []
@@ -61,6 +66,7 @@ class Load:
     async def more(self, answers: int) -> None:
         """Wait until so many more commands were acknowledged: bookings go on."""
         wanted, give_up = self.answers + answers, time.monotonic() + PATIENCE
+        self._wanted = wanted + _AHEAD
         while self.answers < wanted:
             for client in self._clients:
                 if client.done():
@@ -72,7 +78,9 @@ class Load:
         while not self._over.is_set():
             began = time.monotonic()
             await self._one()
-            await asyncio.sleep(max(0.0, self._pause - (time.monotonic() - began)))
+            pause = self._pause if self.answers < self._wanted else _TRICKLE
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), max(0.0, pause - (time.monotonic() - began)))
 
     async def _one(self) -> None:
         chance = self._chance
