@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import islice
@@ -477,6 +477,13 @@ class _Offer:
             return False
         return sorted(self.starts)[OPENINGS - 1] < day_bounds(self.day, zone(self.location.time_zone)).start
 
+    def kind_of_time(self) -> Hashable:
+        """Visit types that are alike in this are free at the same times. A group visit is looked at by itself, since
+        others join it."""
+        if self.kind.seats > 1:
+            return self.kind.id
+        return self.kind.duration_minutes, self.kind.buffer_before_minutes, self.kind.buffer_after_minutes
+
     def wish(self, now: datetime) -> Wish:
         return Wish(self.kind.id, self.location.id, now, self.kind.modes[0])
 
@@ -492,8 +499,8 @@ class _Seen(NamedTuple):
     lasts: bool
 
 
-# By visit type, location and local day.
-_Days = dict[tuple[UUID, UUID, date], _Seen]
+# By what decides about times besides the provider, by location and local day.
+_Days = dict[tuple[Hashable, UUID, date], _Seen]
 
 
 class _Look:
@@ -574,8 +581,8 @@ class _Look:
         while offer.day <= until and not offer.full():
             day = offer.day
             offer.day += DAY
-            key = (offer.kind.id, offer.location.id, day)
-            seen = self._before.get(key)
+            key = (offer.kind_of_time(), offer.location.id, day)
+            seen = self.seen.get(key) or self._before.get(key)
             if seen is None or not self._holds_still(provider, seen):
                 seen = self._day(provider, offer, day)
             self.seen[key] = seen
