@@ -13,6 +13,14 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, Self
 
 
+def from_json(data: bytes) -> Any:
+    """What the bytes hold. Raises `ValueError`, and nothing else, for what is no JSON or too deep."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+
+
 class Which(NamedTuple):
     """Which event it is, by what stands beside its payload."""
 
@@ -61,7 +69,7 @@ class Letter:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Raises `ValueError` for what is no letter."""
-        known: Any = json.loads(data)
+        known: Any = from_json(data)
         if not isinstance(known, dict):
             raise ValueError("not a letter")
         try:
@@ -101,7 +109,7 @@ class Retry(NamedTuple):
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Raises `ValueError` for what is none."""
-        known: Any = json.loads(data)
+        known: Any = from_json(data)
         if not isinstance(known, dict) or known.keys() != set(cls._fields):
             raise ValueError("not a retry")
         if not all(isinstance(value, str) for value in known.values()):

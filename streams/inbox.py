@@ -6,14 +6,13 @@ topic: a batch of which something is missing says so, and is then read from the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 from domain.ports import Recorded
-from streams.deadletters import Unreadable
+from streams.deadletters import Unreadable, from_json
 from streams.parts import part_of
 
 # More than this many events without a manifest is no batch of any relay; the log has them.
@@ -34,7 +33,7 @@ class Manifest:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Raises `ValueError` for what is none."""
-        known = json.loads(data)
+        known = from_json(data)
         if not isinstance(known, dict) or known.keys() != {"after", "upto", "events"}:
             raise ValueError("not a manifest")
         after, upto, events = known["after"], known["upto"], known["events"]

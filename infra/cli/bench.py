@@ -27,6 +27,7 @@ BENCHES = {
     "growth": Bench("infra.bench.growth", "booking at 1,000,000 events against 1,000"),
     "bulk": Bench("infra.bench.bulk", "the log at a million events (--size 10: ten), before and after archiving half"),
     "fill": Bench("infra.bench.fill", "all read models filled in-process"),
+    "faust": Bench("infra.bench.faust", "diary and free time filled by one Faust worker from a full topic"),
     "lag": Bench("infra.bench.lag", "a booking acknowledged until every read model shows it, on both stacks"),
     "verify": Bench("infra.bench.verify", "the chain verified"),
     "import": Bench("infra.bench.no_shows", "the no-shows table imported, when the file is named by NO_SHOWS"),
@@ -56,6 +57,7 @@ def bench(name: str, size: float, as_json: bool) -> None:
       growth   booking at 1,000,000 events against 1,000
       bulk     the log at size: saves, loads, room, verification, archive
       fill     all read models filled in-process
+      faust    diary and free time filled by one Faust worker (needs Java and Maven)
       lag      a booking acknowledged until it is visible, on both stacks
       verify   the chain verified
       import   the no-shows table imported (NO_SHOWS=path/to/no-shows.csv.gz)
