@@ -15,6 +15,7 @@ from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.redis import Redis
 from infra.embedded.servers import Servers
+from infra.event_log.connections import service_dsn
 from infra.event_log.schema import app_dsn
 from infra.keys import KeyFolder
 from infra.settings import Settings
@@ -76,9 +77,9 @@ class Installation:
         )
 
     @classmethod
-    def full(cls, settings: Settings, *needs: str) -> Self:
-        """On the servers that the settings name. `needs` are the settings that this service can't do without; raises
-        `WrongSettings` where one is missing."""
+    def full(cls, settings: Settings, *needs: str, service: str | None = None) -> Self:
+        """On the servers that the settings name. `needs` are the settings that this process can't do without; raises
+        `WrongSettings` where one is missing. `service` is what the database's list of connections says of it."""
         settings.need("postgres_dsn", *needs)
 
         def analytics() -> Analytics:
@@ -90,7 +91,7 @@ class Installation:
             settings=settings,
             keys=KeyFolder(settings.keys_folder, make=False),
             checkpoints=settings.checkpoints_folder,
-            postgres=settings.postgres_dsn or "",
+            postgres=service_dsn(settings.postgres_dsn or "", service) if service else settings.postgres_dsn or "",
             owner=settings.postgres_owner_dsn,
             redis=settings.redis_url or "",
             analytics=analytics,

@@ -25,5 +25,5 @@ def command(data: Path | None, port: int | None, host: str | None) -> None:
     from infra.installation import Installation  # noqa: PLC0415
     from infra.kafka.services import relaying  # noqa: PLC0415
 
-    place = Installation.full(settings, "kafka")
+    place = Installation.full(settings, "kafka", service="relay")
     server.run_service(settings, lambda: relaying(place), "the relay")

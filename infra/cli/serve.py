@@ -58,7 +58,7 @@ def _serve_api(settings: Settings, api: str) -> None:
     from infra.installation import Installation  # noqa: PLC0415
 
     needs = () if api == "write" else ("clickhouse_url", "elasticsearch_url")
-    place = Installation.full(settings, "redis_url", *needs)
+    place = Installation.full(settings, "redis_url", *needs, service=api if api != "both" else "apis")
     server.run_service(settings, lambda: wiring.apis(place, api), f"the {api} API" if api != "both" else "both APIs")  # type: ignore[arg-type]
 
 

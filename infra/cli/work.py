@@ -31,5 +31,5 @@ def command(models: tuple[str, ...], data: Path | None, port: int | None, host: 
     from infra.installation import Installation  # noqa: PLC0415
     from infra.kafka.services import needs, working  # noqa: PLC0415
 
-    place = Installation.full(settings, *needs(names))
+    place = Installation.full(settings, *needs(names), service=f"work {' '.join(names)}")
     server.run_service(settings, lambda: working(place, names), f"the worker of {', '.join(names)}")

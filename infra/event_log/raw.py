@@ -11,7 +11,7 @@ import psycopg
 
 from domain.ports import LogError, LogUnavailable
 from infra.clock import DatabaseClock
-from infra.event_log.connections import unavailable
+from infra.event_log.connections import application_name, unavailable
 from infra.event_log.rows import stream_in
 from infra.event_log.scan import position_in, row_and_hash, tuples
 from infra.event_log.watch import Watch
@@ -83,7 +83,7 @@ class RawLog:
                     self._dsn,
                     autocommit=True,
                     connect_timeout=3,
-                    application_name="daybook raw",
+                    application_name=application_name(self._dsn, "raw"),
                     tcp_user_timeout=15_000,
                     keepalives_idle=5,
                     keepalives_interval=3,
