@@ -33,7 +33,7 @@ DAYBOOK = [sys.executable, "-m", "infra.cli.main"]
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in ("DATA", "PORT")}
     return subprocess.run(
-        [*DAYBOOK, *arguments], env=clean | environ, capture_output=True, text=True, check=False, timeout=60
+        [*DAYBOOK, *arguments], env=clean | environ, capture_output=True, text=True, check=False, timeout=240
     )
 
 
