@@ -175,6 +175,8 @@ class House(ABC):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.services: dict[str, Service] = {}
+        # Others that a test has started besides.
+        self.guests: dict[str, Service] = {}
 
     @property
     @abstractmethod
@@ -252,7 +254,7 @@ class House(ABC):
 
     def tails(self) -> Iterator[tuple[str, str]]:
         """The last words of every process, by name."""
-        for name, service in self.services.items():
+        for name, service in {**self.services, **self.guests}.items():
             yield name, service.tail()
 
 
@@ -381,7 +383,9 @@ class FullHouse(House):
         _at_once(starts)
         self.run("keys", "make")
         self.migrate()
-        self.services = {name: self.service(name, *arguments) for name, arguments in self.SERVICES.items()}
+        self.services = {
+            name: Service(self.folder / name, arguments, self.environ) for name, arguments in self.SERVICES.items()
+        }
         _at_once([service.start for service in self.services.values()])
         self.until_ready()
 
@@ -399,7 +403,8 @@ class FullHouse(House):
 
     def service(self, name: str, *arguments: str, program: Sequence[str] = DAYBOOK, **environ: str) -> Service:
         """Not started, and not one of the house's own."""
-        return Service(self.folder / name, arguments, {**self.environ, **environ}, program)
+        made = self.guests[name] = Service(self.folder / name, arguments, {**self.environ, **environ}, program)
+        return made
 
     def stop(self) -> None:
         _at_once([service.stop for service in self.services.values()])

@@ -69,7 +69,9 @@ async def caught_up(place: Installation) -> int:
     async with models_on(place) as models:
         for model in models.all:
             while (position := await _position(model)) < head:
-                assert time.monotonic() < give_up, f"{model.name} stands at {position} of {head}"
+                if time.monotonic() > give_up:
+                    parts = dict(await model.positions())
+                    raise AssertionError(f"{model.name} stands at {position} of {head}: {parts}")
                 await asyncio.sleep(0.1)
     return head
 
