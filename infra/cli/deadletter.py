@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -71,6 +72,8 @@ def retry_command(model: str | None, stream: str | None, as_json: bool) -> None:
 
 
 async def _letters(settings: Settings, model: str | None) -> Sequence[Letter]:
+    # What goes wrong is said once, by us.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     from aiokafka.errors import KafkaError  # type: ignore[import-untyped] # noqa: PLC0415 - help must not wait for it
 
     from infra.kafka.connections import Brokers  # noqa: PLC0415

@@ -70,8 +70,8 @@ class KafkaLetters:
         )
         found: dict[str, Letter] = {}
         async with asyncio.timeout(4 * _PATIENCE):
-            await consumer.start()
             try:
+                await consumer.start()
                 consumer.assign([place])
                 end = (await consumer.end_offsets([place]))[place]
                 while await consumer.position(place) < end:
