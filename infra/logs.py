@@ -63,6 +63,11 @@ _log = logging.getLogger("daybook.logs")
 Line = MutableMapping[str, Any]
 
 
+def form_of_service(said: Form | None) -> Form:
+    """What was said; otherwise readable at a terminal, and JSON for machines."""
+    return said or ("console" if sys.stderr.isatty() else "json")
+
+
 def set_up(service: str, *, level: str, form: Form, stream: TextIO | None = None) -> None:
     """Send everything that this process logs to `stream` (stderr) in one form. `level` is for our own loggers; others
     are heard from `warning` on. Errors that nobody caught are told the same way."""

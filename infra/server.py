@@ -11,7 +11,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -24,7 +23,7 @@ from infra import logs, wiring
 from infra.control import listen
 from infra.embedded.servers import EmbeddedServers
 from infra.garbage import few_collections
-from infra.settings import LogFormat, Settings
+from infra.settings import Settings
 from infra.troubles import CannotStart
 from infra.turns import short_turns
 from infra.wiring import Application
@@ -52,8 +51,8 @@ def run(settings: Settings, announce: Announce, prepare: Prepare | None = None) 
 def run_service(settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str) -> None:
     """Serve one application, that is opened and closed around it, until told to stop. Raises `Trouble` when it can't
     start. `what` it is gets logged with the address at which it answers."""
-    form: LogFormat = settings.log_format or ("console" if sys.stderr.isatty() else "json")
-    logs.set_up(what.removeprefix("the ").replace(" ", "-").lower(), level=settings.log_level, form=form)
+    name = what.removeprefix("the ").replace(" ", "-").lower()
+    logs.set_up(name, level=settings.log_level, form=logs.form_of_service(settings.log_format))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         logs.on_loop(runner.get_loop())
         runner.run(_serve_service(settings, opened, what))

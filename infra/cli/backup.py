@@ -51,6 +51,9 @@ def create_command(folder: Path, every: timedelta | None, data: Path | None, as_
     if every is None:
         _create(settings, folder, as_json)
         return
+    from infra import logs  # noqa: PLC0415 - help must not wait for it
+
+    logs.set_up("backup", level=settings.log_level, form=logs.form_of_service(settings.log_format))
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
