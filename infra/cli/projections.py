@@ -34,7 +34,8 @@ def status_command(data: Path | None, as_json: bool) -> None:
     """Say of each read model what it is doing and how far it is.
 
     `waiting` tries again by itself; `failed` stands before an event that it can't take, and needs a rebuild. Exit code
-    1 when a model has failed.
+    1 when a model has failed. In the full stack workers fill the models, which are `level` with the log or `behind`;
+    what a worker could not take is in `daybook deadletter list`.
     """
     settings = Settings.load(data=data)
     try:
@@ -113,10 +114,10 @@ async def _look(place: Any) -> AsyncIterator[Progress | Result]:
         found = [
             {
                 "model": model.name,
-                "state": "stopped",
+                "state": _state(place, head - position),
                 "position": position,
                 "head": head,
-                "lag": head - position,
+                "lag": max(0, head - position),
                 "error": None,
                 "failed_at": None,
                 "events_per_second": 0.0,
@@ -126,6 +127,12 @@ async def _look(place: Any) -> AsyncIterator[Progress | Result]:
             for position in [await model.position()]
         ]
     yield Result(models=found)
+
+
+def _state(place: Any, lag: int) -> str:
+    if place.settings.stack != "full":
+        return "stopped"
+    return "behind" if lag > 0 else "level"
 
 
 async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:

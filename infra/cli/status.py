@@ -24,6 +24,8 @@ def command(data: Path | None, as_json: bool) -> None:
         raise NotRunning(f"There is no data at {path.absolute()} yet. Start Daybook with `daybook serve`.")
     folder = DataFolder.open(path)
     holder = folder.holder()
+    if holder is not None and holder.what == "stack":
+        raise NotRunning(f"The full stack runs on {folder.path}: `daybook stack status` shows its parts.")
     found = {"url": holder.url, "pid": holder.pid} if holder and holder.what == "serve" else {}
     found |= result(folder, "status")
     if as_json:

@@ -175,6 +175,11 @@ class DataFolder:
                 f"Daybook already runs on this data: {where}, pid {holder.pid}. Use that one, stop it first, or start "
                 "on other data with DATA=…"
             )
+        if holder.what == "stack":
+            return (
+                f"The full stack runs on this data (pid {holder.pid}). To speak with it, take its settings into the "
+                f"shell: set -a; . {self.path}/stack.env; set +a. Or stop it: daybook stack down"
+            )
         return (
             f"`daybook {holder.what}` (pid {holder.pid}) works on this data: {self.path}. "
             "Try again when it has ended, or use other data with DATA=…"
