@@ -40,6 +40,8 @@ _HELD_BACK = 0.05
 _LOOK_EVERY = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_WITHIN = 20.0
+# After so many looks, one with each commit, at which nothing was asked of Kafka though partitions are ours.
+_STANDS_STILL = 30
 
 _log = logging.getLogger("daybook.delivery")
 
@@ -139,6 +141,7 @@ class Delivery:
         self.ready = False
         self.error: str | None = None
         self.full: frozenset[int] = frozenset()
+        self.fetches = 0
         self._committed: dict[TP, int] = {}
         self._app: Any = None
         self._stopping = asyncio.Event()
@@ -187,9 +190,16 @@ class Delivery:
             await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+            fetches, still = self.fetches, 0
             while not self._stopping.is_set():
                 if app.crashed or app.should_stop:
                     raise app.crash_reason or ConnectionError("Faust ended")
+                # Faust stops its flow for a rebalance and may, when another overtakes it, never start it again. Looks
+                # are counted and not seconds, which pass for a process that is frozen too.
+                still = still + 1 if self.owned and fetches == self.fetches else 0
+                if still >= _STANDS_STILL:
+                    raise ConnectionError("nothing is fetched any more")
+                fetches = self.fetches
                 await self._commit()
                 await self._until_told(_COMMIT_EVERY)
         finally:
@@ -346,7 +356,8 @@ class _Consumer(driver.Consumer):
         """Hand over whole fetches, where Faust would look at each message."""
         delivery: Delivery = self.app.delivery
         while not (self.should_stop or fetcher.should_stop):
-            records, _ = await self._wait_next_records(timeout=0.5)
+            records, asked = await self._wait_next_records(timeout=0.5)
+            delivery.fetches += bool(asked)
             if not records or self.should_stop or not self.flow_active:
                 # What was fetched while the flow was stopped is fetched again from where it was committed.
                 await asyncio.sleep(0)

@@ -398,7 +398,8 @@ class _Filler:
             if any(max(whole, positions.get(part.name, 0)) != part.at for part in self._parts.values()):
                 self._astray()
                 return 0.0
-        return self.model.pulse if self._due_since is None else _GATHER
+        waits = [part.grace - now for part in self._parts.values() if part.grace is not None]
+        return max(0.01, min([self.model.pulse if self._due_since is None else _GATHER, *waits]))
 
     def _taken(self) -> dict[int, list[Batch]]:
         """Of each part, the batches that can be applied now, without gaps, until it is enough for once."""

@@ -21,7 +21,8 @@ async def test_a_hold_ends_by_the_clock_and_the_log_hears_of_it(house: House, ea
         assert (await admin.get(f"/appointments/{early.hold}"))["status"] == "lapsed"
         assert await early.book.is_free(early.held_at)
         late = await admin.post(f"/appointments/{early.hold}/book")
-        assert (late.status_code, late.json()["code"]) == (409, "hold_ended")
+        # By the clock, or by the sweeper's word where that came first.
+        assert (late.status_code, late.json()["code"] in ("hold_ended", "wrong_status")) == (409, True)
 
         async def swept() -> bool:
             told = await admin.get(f"/appointments/{early.hold}")
