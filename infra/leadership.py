@@ -1,9 +1,8 @@
 """One process at a time. In: work that must not be done twice at once. Out: its turn, for as long as it is sure.
 
-The turn is an advisory lock of PostgreSQL on a connection of its own, and ends with it. A leader that can't reach the
-database stops its work; the next one starts when the database has seen the connection end, or has ended it itself
-because it heard nothing from a leader that is frozen. So for a moment two may believe that it is theirs: what they do
-must bear that, or be fenced by what it writes to.
+The turn is a lease of the database. A leader that can't reach it stops its work before another can begin, unless it is
+frozen in between: for a moment after it wakes two may be at work. What they do must bear that, or be fenced by what it
+writes to.
 """
 
 from __future__ import annotations
@@ -13,19 +12,16 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import psycopg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg import AsyncConnection
 
-from infra.event_log.connections import connect
+from domain.ports import LogUnavailable
+from infra.event_log.lease import Lease
 
 _LOOK_EVERY: Final = 1.0
-_PATIENCE: Final = 5.0
-# Longer than a leader is ever silent while it runs.
-_SILENCE: Final = "6s"
+_HELD_EVERY: Final = 0.25
 _log = logging.getLogger("daybook.leadership")
 
 
@@ -43,9 +39,8 @@ class Leader:
         *,
         unless: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        self._dsn = dsn
         self._name = name
-        self._key = int.from_bytes(hashlib.sha256(f"daybook {name}".encode()).digest()[:8], signed=True)
+        self._lease = Lease(dsn, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True))
         self._work = work
         self._unless = unless
         self._task: asyncio.Task[None] | None = None
@@ -69,39 +64,27 @@ class Leader:
     async def _run(self) -> None:
         while True:
             try:
-                await self._stand()
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                _log.warning("%s: the database is out of reach (%s)", self._name, type(error).__name__)
+                if await self._lease.take():
+                    await self._lead()
+            except LogUnavailable:
+                _log.warning("%s: the database is out of reach", self._name)
             except self._unless as error:
                 _log.warning("%s can't start yet (%s)", self._name, type(error).__name__)
+            finally:
+                await self._lease.let_go()
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _stand(self) -> None:
-        """Wait for the turn, and do the work until the turn is lost."""
-        async with asyncio.timeout(_PATIENCE):
-            connection = await connect(self._dsn, f"leader of {self._name}", idle_session_timeout=_SILENCE)
-        try:
-            while not await self._asked(connection, "SELECT pg_try_advisory_lock(%s)", self._key):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_EVERY)
+    async def _lead(self) -> None:
+        """Do the work until the turn is lost."""
+        async with self._work():
+            self.leads = True
             _log.info("%s: this process leads", self._name)
-            async with self._work():
-                self.leads = True
-                try:
-                    while True:
-                        await asyncio.sleep(_LOOK_EVERY)
-                        await self._asked(connection, "SELECT true")
-                finally:
-                    self.leads = False
-                    _log.info("%s: this process leads no more", self._name)
-        finally:
-            # Not a clean good-bye, which waits for a server that may hang: the socket ends, and the lock with it.
-            connection.pgconn.finish()
-
-    async def _asked(self, connection: AsyncConnection[Any], question: str, *parameters: int) -> bool:
-        async with asyncio.timeout(_PATIENCE):
-            cursor = await connection.execute(question.encode(), parameters)
-            row = await cursor.fetchone()
-        return bool(row and row[0])
+            try:
+                while self._lease.held:  # noqa: ASYNC110 - it ends by the clock
+                    await asyncio.sleep(_HELD_EVERY)
+            finally:
+                self.leads = False
+                _log.info("%s: this process leads no more", self._name)
 
 
 class _Metrics(Collector):

@@ -59,6 +59,7 @@ def elasticsearch() -> Elasticsearch:
 
 @pytest.fixture(scope="session")
 def clickhouse_server() -> ClickHouseServer:
-    """ClickHouse's engine behind its HTTP interface; `clickhouse_connect.get_client(dsn=clickhouse_server.url)`. The run
-    shares it: give databases names of your own."""
+    """ClickHouse's engine behind its HTTP interface; `clickhouse_connect.get_client(dsn=clickhouse_server.url)`.
+
+    The run shares it: give databases names of your own."""
     return _shared(ClickHouseServer, lambda folder: ClickHouseServer(folder, die_with_me=True))

@@ -30,7 +30,6 @@ class Lease:
     """`number` tells the leases of one database apart; use those named below."""
 
     RELAY: Final = 1
-    JOBS: Final = 2
 
     def __init__(self, dsn: str, number: int) -> None:
         self._dsn = dsn
