@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-import pytest
-
 from infra.kafka.topics import Topics
 from tests.contract.book import eventually
 from tests.house import FullHouse, Service
@@ -26,9 +24,9 @@ MEANWHILE = 60
 
 async def test_kafka_stopped_for_a_while(full_house: FullHouse, organization: str) -> None:
     async with loaded(full_house, organization) as load:
-        for end in (full_house.kafka.stop, full_house.kafka.kill):
+        for end, seconds in ((full_house.kafka.stop, AWAY), (full_house.kafka.kill, 5)):
             await asyncio.to_thread(end)
-            await asyncio.gather(load.more(MEANWHILE), asyncio.sleep(AWAY / 2))
+            await asyncio.gather(load.more(MEANWHILE), asyncio.sleep(seconds))
             await asyncio.to_thread(full_house.kafka.start)
             await load.more(MEANWHILE // 3)
         await assert_recovered(full_house, load)
@@ -105,10 +103,9 @@ async def test_a_frozen_relay_that_wakes_publishes_nothing(full_house: FullHouse
         await assert_published_once(full_house, after)
 
 
-@pytest.mark.parametrize("model", ["diary", "facts"])
-async def test_a_frozen_worker_that_wakes_writes_nothing_wrong(
-    full_house: FullHouse, organization: str, model: str
-) -> None:
+async def test_a_frozen_worker_that_wakes_writes_nothing_wrong(full_house: FullHouse, organization: str) -> None:
+    # ClickHouse compares nothing when it is written to, as Redis and Elasticsearch do.
+    model = "facts"
     slow = full_house.services[model]
     other = full_house.service(f"other-{model}", "work", model)
     try:

@@ -65,7 +65,7 @@ async def test_clickhouse_refuses_inserts_for_it_has_too_many_parts(full_house: 
                 client.command(
                     f"ALTER TABLE daybook.{name} MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 0"
                 )
-            await load.more(MEANWHILE)
+            await load.more(MEANWHILE // 3)
             for name in tables:
                 client.command(f"ALTER TABLE daybook.{name} RESET SETTING parts_to_throw_insert, parts_to_delay_insert")
         client.close()
