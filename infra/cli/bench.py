@@ -29,6 +29,7 @@ BENCHES = {
     "fill": Bench("infra.bench.fill", "all read models filled in-process"),
     "faust": Bench("infra.bench.faust", "diary and free time filled by one Faust worker from a full topic"),
     "lag": Bench("infra.bench.lag", "a booking acknowledged until every read model shows it, on both stacks"),
+    "scale": Bench("infra.bench.scale", "what a booking costs in each part, and ten million a day played through"),
     "verify": Bench("infra.bench.verify", "the chain verified"),
     "import": Bench("infra.bench.no_shows", "the no-shows table imported, when the file is named by NO_SHOWS"),
 }
@@ -59,6 +60,7 @@ def bench(name: str, size: float, as_json: bool) -> None:
       fill     all read models filled in-process
       faust    diary and free time filled by one Faust worker (needs Java and Maven)
       lag      a booking acknowledged until it is visible, on both stacks
+      scale    what ten million bookings a day need
       verify   the chain verified
       import   the no-shows table imported (NO_SHOWS=path/to/no-shows.csv.gz)
     """
