@@ -407,7 +407,7 @@ class FullHouse(House):
         return made
 
     def stop(self) -> None:
-        _at_once([service.stop for service in self.services.values()])
+        _at_once([service.stop for service in (*self.services.values(), *self.guests.values())])
         _at_once([one.kill for one in (self.kafka, self.elasticsearch, self.clickhouse)])
         self.redis.stop()
         self.postgres.stop()
@@ -478,5 +478,7 @@ def running(kind: type[House]) -> Iterator[Any]:
         house.start()
         yield house
     finally:
-        house.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            house.stop()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
