@@ -63,9 +63,12 @@ class Store(Protocol):
 
     async def lines(self, spans: Sequence[Span]) -> Sequence[Sequence[str]]: ...
 
-    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
-        """All or nothing, and only while `at` is written beside the part's name (0 for nothing); from then on `upto`.
-        Raises `OutOfStep`."""
+    async def write(self, change: Change, part: str, at: int, upto: int, floor: int) -> None:
+        """All or nothing, and only while `at` is written beside the part's name, and `floor` beside "", the whole log's
+        (0 for nothing); from then on `upto`. Raises `OutOfStep`.
+
+        The floor is asked for too because a part that has written nothing yet rests on it alone: another generation
+        has another floor, and an emptied store has none."""
 
     async def next_generation(self) -> Self: ...
 
@@ -151,7 +154,7 @@ class DocumentModel(Model):
             # A stream that is mended stands before where its part is.
             upto = max(at, last) if upto > at else at
         if upto > at or now or change.added:
-            await self.store.write(change, part, at, upto)
+            await self.store.write(change, part, at, upto, self._kept(""))
             self._remember(now)
         if poison is not None:
             raise poison

@@ -34,9 +34,10 @@ class MemoryStore:
             found.reverse()
         return found[: span.limit] if span.limit else found
 
-    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
-        if at != (found := self._positions.get(part, 0)):
-            raise OutOfStep(found)
+    async def write(self, change: Change, part: str, at: int, upto: int, floor: int) -> None:
+        for name, thought in ((part, at), ("", floor)):
+            if thought != (found := self._positions.get(name, 0)):
+                raise OutOfStep(found)
         self.kept |= change.documents
         for name, line in change.removed:
             lines = self.lists[name]

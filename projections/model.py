@@ -153,10 +153,11 @@ class Model(ABC):
 
     async def _surely_missing(self, part: str) -> None:
         """Raises `OutOfStep` where the rows remembered here were moved on by another filler, so that nothing misses."""
-        found, thought = (await self.positions()).get(part, 0), self._kept(part)
-        if found != thought:
-            self.forget()
-            raise OutOfStep(found)
+        found = await self.positions()
+        for name in (part, ""):
+            if found.get(name, 0) != self._kept(name):
+                self.forget()
+                raise OutOfStep(found.get(name, 0))
 
     def _kept(self, part: str) -> int:
         """What the store has written beside a part's name."""

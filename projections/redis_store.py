@@ -23,11 +23,13 @@ POINTER_AGE = 1.0
 _CHUNK = 1000
 
 # ARGV: part, position before, position after, prefix, how many documents, removed and added lines, then all their
-# strings as one, and the length of each as a 32-bit number. As arguments of their own they would cost the sender most
-# of its time.
+# strings as one, and the length of each as a 32-bit number, and the whole log's position. As arguments of their own the
+# strings would cost the sender most of its time.
 _WRITE = """
 local at = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
 if at ~= ARGV[2] then return at end
+local floor = redis.call('HGET', KEYS[1], '') or '0'
+if floor ~= ARGV[10] then return floor end
 local prefix, strings, lengths = ARGV[4], ARGV[8], ARGV[9]
 local place, number = 1, 1
 local function next_string()
@@ -89,7 +91,7 @@ class RedisStore:
                 pipe.execute_command(*command, *(("LIMIT", 0, span.limit) if span.limit else ()))
             return [[line.decode() for line in lines] for lines in await pipe.execute()]
 
-    async def write(self, change: Change, part: str, at: int, upto: int) -> None:
+    async def write(self, change: Change, part: str, at: int, upto: int, floor: int) -> None:
         prefix = await self._prefix()
         strings: list[bytes] = []
         for name, document in change.documents.items():
@@ -109,6 +111,7 @@ class RedisStore:
             len(change.added),
             b"".join(strings),
             struct.pack(f">{len(strings)}I", *map(len, strings)),
+            floor,
         )
         if found is not None:
             raise OutOfStep(int(found))

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 from clickhouse_connect.driver.client import Client
+from redis.asyncio import Redis
 
 from domain.ports import Recorded
 from projections.diary import AppointmentDiary
 from projections.facts import Facts
 from projections.memory import MemoryStore
-from projections.model import Model, Poison, standing
+from projections.model import Model, OutOfStep, Poison, standing
+from projections.redis_store import RedisStore
 from tests.projections.histories import at_random, written
 
 
@@ -63,6 +65,41 @@ async def test_a_model_filled_whole_goes_on_in_parts(model: Model, events: Seque
     assert await model.position() == 150
     assert await model.apply((), "1/2", 160) == 0
     assert await model.position() == 160
+
+
+async def test_parts_that_rest_on_the_floor_alone_notice_that_it_is_gone(
+    live_views: Redis, events: Sequence[Recorded]
+) -> None:
+    model = AppointmentDiary(RedisStore(live_views, "diary"))
+    await model.apply(events[:150])
+    await live_views.flushdb()
+    with pytest.raises(OutOfStep):
+        await model.apply((), "0/2", 160)
+    assert await model.position() == 0
+
+    await model.apply(events[:150])
+    model = AppointmentDiary(RedisStore(live_views, "diary"))
+    assert await model.apply((), "0/2", 150) == 0
+    await live_views.flushdb()
+    # A stream that goes on was not left with a hole: the store was emptied.
+    goes_on = next(one for one in events[150:] if one.version > 1 and one.stream.startswith("appointment/"))
+    with pytest.raises(OutOfStep):
+        await model.apply([goes_on], "0/2", goes_on.position)
+
+
+async def test_a_write_meant_for_one_generation_never_reaches_the_next(
+    live_views: Redis, events: Sequence[Recorded]
+) -> None:
+    worker = AppointmentDiary(RedisStore(live_views, "diary"))
+    await worker.apply(events[:100])
+    anew = await AppointmentDiary(RedisStore(live_views, "diary")).next_generation()
+    await anew.apply(events[:150])
+    await anew.store.go_live()
+    # What it remembers of the pointer is refreshed by whoever asks for the position.
+    await worker.store.positions()
+    with pytest.raises(OutOfStep):
+        await worker.apply(events[100:120], "0/2", 120)
+    assert await worker.position() == 150
 
 
 async def test_a_stream_with_a_hole_stands_still_until_it_is_mended(

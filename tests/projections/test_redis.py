@@ -97,9 +97,9 @@ async def test_a_flushed_redis_is_noticed_and_filled_again(live_views: Redis) ->
 
 async def test_a_write_is_all_or_nothing(live_views: Redis) -> None:
     store = RedisStore(live_views, "any")
-    await store.write(Change({"a": b"1"}, [("list", "x"), ("list", "y")]), "", 0, 3)
+    await store.write(Change({"a": b"1"}, [("list", "x"), ("list", "y")]), "", 0, 3, 0)
     with pytest.raises(OutOfStep, match="position 3"):
-        await store.write(Change({"a": b"2"}, [("list", "z")], [("list", "x")]), "", 2, 4)
+        await store.write(Change({"a": b"2"}, [("list", "z")], [("list", "x")]), "", 2, 4, 2)
     assert await store.documents(["a", "b"]) == [b"1", None]
     assert await store.lines([Span("list"), Span("list", "y"), Span("list", backwards=True, limit=1)]) == [
         ["x", "y"],
