@@ -235,7 +235,8 @@ class _Filler:
 
     def assign(self, number: int) -> None:
         self._parts[number] = _Part(part_name(number, self._count))
-        # Another may have moved it on meanwhile.
+        # Another may have moved it on meanwhile, or mended its streams.
+        self._stuck.clear()
         self._astray()
         self._asked_head = False
         self._wake.set()
