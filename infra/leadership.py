@@ -45,6 +45,8 @@ class Leader:
         self._unless = unless
         self._task: asyncio.Task[None] | None = None
         self.leads = False
+        # Why the work ended or could not start, the name of a class; None while all is well.
+        self.error: str | None = None
         self.metrics: Collector = _Metrics(self)
 
     @property
@@ -70,6 +72,9 @@ class Leader:
                 _log.warning("%s: the database is out of reach", self._name)
             except self._unless as error:
                 _log.warning("%s can't start yet (%s)", self._name, type(error).__name__)
+            except Exception as error:  # whatever the work raises: it is tried again, and health tells
+                self.error = type(error).__name__
+                _log.error("%s does not run (%s)", self._name, self.error)
             finally:
                 await self._lease.let_go()
             await asyncio.sleep(_LOOK_EVERY)
@@ -77,7 +82,7 @@ class Leader:
     async def _lead(self) -> None:
         """Do the work until the turn is lost."""
         async with self._work():
-            self.leads = True
+            self.leads, self.error = True, None
             _log.info("%s: this process leads", self._name)
             try:
                 while self._lease.held:  # noqa: ASYNC110 - it ends by the clock

@@ -147,20 +147,28 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
         registry.register(LogMetrics(log))
         _tell_backup(place.settings, registry)
 
+        signing: Checkpointer | None = None
+
         @asynccontextmanager
         async def at_work() -> AsyncIterator[None]:
+            nonlocal signing
             async with HoldSweeper(desk, models.diary), _openings(models), _signing(place, log) as checkpointer:
-                metrics = SigningMetrics(checkpointer)
+                signing, metrics = checkpointer, SigningMetrics(checkpointer)
                 registry.register(metrics)
                 try:
                     yield
                 finally:
+                    signing = None
                     registry.unregister(metrics)
 
         leader = await stack.enter_async_context(Leader(place.postgres, "jobs", at_work, unless=CheckpointsBusy))
         registry.register(leader.metrics)
 
         async def turn() -> str:
+            if signing is not None and signing.fault is not None:
+                raise signing.fault
+            if leader.error is not None:
+                raise Trouble(leader.error)
             return "at work" if leader.leads else "stands by"
 
         checks = {"log": _log_answers(log), "jobs": turn}

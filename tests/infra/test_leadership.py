@@ -188,3 +188,21 @@ async def test_other_names_are_other_turns(database: Database) -> None:
 
     async with Leader(database.app, "one", work) as one, Leader(database.app, "other", work) as other:
         await until(lambda: one.leads and other.leads)
+
+
+async def test_work_that_can_not_start_is_tried_again_and_told(database: Database) -> None:
+    tries = 0
+
+    @asynccontextmanager
+    async def work() -> AsyncIterator[None]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise ValueError("the last checkpoint is damaged")
+        yield
+
+    async with Leader(database.app, "broken", work) as leader:
+        await until(lambda: leader.error == "ValueError")
+        assert not leader.leads
+        await until(lambda: leader.leads)
+        assert leader.error is None
