@@ -30,7 +30,7 @@ _WINDOW = 20_000
 _LONGEST_WAIT = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # The old generation stays for readers elsewhere that have not heard of the new one yet.
-_GRACE = 5.0
+GRACE = 5.0
 _RATE_OVER = 10.0
 _END_WITHIN = 15.0
 
@@ -324,12 +324,15 @@ class _Anew:
                 await self._progress(self.position, max(total, self.position))
 
 
-async def rebuilt(log: EventLog, model: Model, progress: Progress | None = None) -> int:
-    """Fill a model anew that nobody follows, swap, and remove the old rows; return the position. Raises as
-    `Follower.rebuild` does, and then the old rows go on serving."""
+async def rebuilt(log: EventLog, model: Model, progress: Progress | None = None, *, grace: float = 0.0) -> int:
+    """Fill a model anew that this process does not follow, swap, and remove the old rows; return the position. Raises
+    as `Follower.rebuild` does, and then the old rows go on serving.
+
+    `grace` is for how many seconds the old rows stay for readers elsewhere that have not heard of the new ones yet."""
     anew = _Anew(log, await model.next_generation(), progress)
     await anew.fill()
     await model.take_over(anew.model)
+    await asyncio.sleep(grace)
     await model.clean()
     return anew.position
 
@@ -346,7 +349,7 @@ class Follower:
     It does not close the models' stores; whoever opened them does, afterwards.
     """
 
-    def __init__(self, log: EventLog, models: Sequence[Model], *, grace: float = _GRACE) -> None:
+    def __init__(self, log: EventLog, models: Sequence[Model], *, grace: float = GRACE) -> None:
         self._log = log
         self._grace = grace
         feed = Feed(log)

@@ -139,7 +139,7 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
     from infra.desk import log_on  # noqa: PLC0415
     from infra.garbage import few_collections  # noqa: PLC0415
     from infra.read_models import models_on  # noqa: PLC0415
-    from streams.follower import Follower, rebuilt, told  # noqa: PLC0415
+    from streams.follower import GRACE, Follower, rebuilt, told  # noqa: PLC0415
 
     async with (
         log_on(place) as log,
@@ -149,7 +149,9 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
     ):
         model = models[name]
         with few_collections():
-            async for step in told(lambda progress: rebuilt(log, model, progress)):
+            # Elsewhere APIs and workers may still be at the old rows.
+            grace = GRACE if place.settings.stack == "full" else 0.0
+            async for step in told(lambda progress: rebuilt(log, model, progress, grace=grace)):
                 if isinstance(step, tuple):
                     yield {"what": f"rebuilding {name}", "done": step[0], "total": step[1]}
                 else:

@@ -12,7 +12,7 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
 from projections.redis_store import RedisStore
-from streams.follower import Follower, start_over
+from streams.follower import Follower, rebuilt, start_over
 from tests.projections.histories import at_random, written
 from tests.projections.test_redis import everything
 
@@ -49,3 +49,21 @@ async def test_models_past_the_end_of_the_log_are_filled_anew(
     await start_over(facts)
     assert await facts.position() == 0
     await facts.close()
+
+
+async def test_a_reader_elsewhere_still_finds_everything_just_after_a_rebuild(live_views: Redis) -> None:
+    log = written(at_random(5, 100))
+    await AppointmentDiary(RedisStore(live_views, "diary")).apply(log.events)
+    reader = RedisStore(live_views, "diary")
+    names = [
+        key.decode().removeprefix("daybook:diary:1:") async for key in live_views.scan_iter("daybook:diary:1:*/*/*")
+    ]
+    names = [name for name in names if await live_views.type(f"daybook:diary:1:{name}") == b"string"]
+    assert names
+    rebuilding = asyncio.create_task(rebuilt(log, AppointmentDiary(RedisStore(live_views, "diary")), grace=1.5))
+    while not rebuilding.done():
+        assert None not in await reader.documents(names)
+        await asyncio.sleep(0.02)
+    assert await rebuilding == len(log.events)
+    assert None not in await reader.documents(names)
+    assert [key async for key in live_views.scan_iter("daybook:diary:1:*")] == []
