@@ -3,9 +3,9 @@
 In: events. Out: two ClickHouse tables of each generation, and two views over the live ones that keep their names.
 docs/decisions/0020-what-clickhouse-gets.md says what may stand here: codes, bands and times, never who the patient is.
 
-Appointments are written first, events next and progress last, so the last event's position says how far the whole has
-come, or progress where a part has gone on without events; what a crash left half done is done again to the same rows.
-Rows are replaced by position; nothing is summed at insert.
+Appointments are written first, events next and the progress of parts last; where the log comes whole, its last event
+says how far that is. What a crash left half done is done again to the same rows. Rows are replaced by position; nothing
+is summed at insert.
 """
 
 from __future__ import annotations
@@ -270,6 +270,7 @@ class Facts(Model):
     # Every insert makes a part that ClickHouse merges later, so many small ones wait a little for each other.
     linger = 0.03
     pulse = 60.0
+    look_every = 0.1
     REMEMBERED: ClassVar[int] = 20_000
 
     def __init__(
@@ -306,12 +307,17 @@ class Facts(Model):
 
     def _positions(self) -> Mapping[str, int]:
         self._live = None
-        rows = _rows(
-            self._client,
-            f"SELECT part, max(position) FROM (SELECT part, position FROM {self._events()}"  # noqa: S608
-            f" UNION ALL SELECT part, position FROM {self._progress()}) GROUP BY part",
-        )
-        return {row[0]: int(row[1]) for row in rows}
+        rows = _rows(self._client, f"SELECT part, max(position) FROM {self._progress()} GROUP BY part")  # noqa: S608
+        found = {row[0]: int(row[1]) for row in rows}
+        if not found.keys() - {""}:
+            # The whole log in order: its last row says it. Found from the end, however many there are.
+            last = _rows(
+                self._client,
+                f"SELECT position FROM {self._events()} WHERE part = '' ORDER BY position DESC LIMIT 1",  # noqa: S608
+            )
+            if last:
+                found[""] = max(found.get("", 0), int(last[0][0]))
+        return found
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
         await self._fill(self._apply_now, {part: Portion(fresh, upto)}, {part: at})
@@ -373,10 +379,14 @@ class Facts(Model):
                 columns[index] = [None if one is None else _microseconds(one) for one in columns[index]]
             self._insert(self._appointments(), columns, _COLUMNS)
         # By position, so that what is left out by a crash is never before what is there.
-        for some in _by_month(sorted(events)):
+        events.sort()
+        for some in _by_month(events):
             self._insert(self._events(), list(zip(*some, strict=True)), _EVENT_COLUMNS)
+        last = events[-1][0] if events else 0
         if poison is None:
-            self._go_on(portions, kept)
+            self._go_on({part: upto for part, (_, upto) in portions.items()}, kept, last)
+        elif len(portions) == 1:
+            self._go_on(dict.fromkeys(portions, last), kept, last)
         for key, fact in now.items():
             self._known.pop(key, None)
             self._known[key] = fact
@@ -385,15 +395,14 @@ class Facts(Model):
         if poison is not None:
             raise poison
 
-    def _go_on(self, portions: Mapping[str, Portion], kept: Mapping[str, int]) -> None:
-        """Write down how far parts have come whose rows don't say so themselves."""
-        idle = [
-            (part, upto)
-            for part, (events, upto) in portions.items()
-            if upto > max(kept[part], events[-1].position if events else 0)
-        ]
-        if idle:
-            self._insert(self._progress(), list(zip(*idle, strict=True)), ("part", "position"))
+    def _go_on(self, reached: Mapping[str, int], kept: Mapping[str, int], last: int) -> None:
+        """Write down how far parts have come. Of the whole log the last event says it, unless more is known."""
+        rows = {part: upto for part, upto in reached.items() if upto > kept[part] and (part or upto > last)}
+        if any(rows) and (floor := self._kept("")):
+            # Parts count from here on, above what the whole log had come to.
+            rows[""] = floor
+        if rows:
+            self._insert(self._progress(), [list(rows), list(rows.values())], ("part", "position"))
 
     def _facts(self, wanted: Iterable[tuple[str, UUID]]) -> dict[tuple[str, UUID], Fact]:
         found: dict[tuple[str, UUID], Fact] = {}

@@ -18,9 +18,6 @@ from typing import ClassVar, NamedTuple, Self
 
 from domain.ports import Recorded
 
-# How often a process that does not fill the model looks whether it has come far enough.
-_LOOK_EVERY = 0.02
-
 
 class OutOfStep(Exception):
     """The store stands at another position than its filler thought: another filled it, or it was emptied. Nothing was
@@ -75,13 +72,15 @@ class Model(ABC):
     """One read model, filled from the log.
 
     `batch` is how many events are best applied at once, `linger` how many seconds a filler may wait for more after it
-    has applied some, and `pulse` how often it asks the store, when nothing happens, whether all is still there.
+    has applied some, and `pulse` how often it asks the store, when nothing happens, whether all is still there. A
+    process that does not fill it asks every `look_every` seconds while somebody waits for a position.
     """
 
     name: ClassVar[str]
     batch: ClassVar[int] = 500
     linger: ClassVar[float] = 0.0
     pulse: ClassVar[float] = 1.0
+    look_every: ClassVar[float] = 0.02
 
     def __init__(self) -> None:
         # Hears of what was applied: the events that were new, and in how many seconds. It does not wait.
@@ -89,6 +88,8 @@ class Model(ABC):
         # By part, as this process left the store; None when that is not known.
         self._at: dict[str, int] | None = None
         self._moved: asyncio.Event | None = None
+        self._looking: asyncio.Future[int] | None = None
+        self._looked = 0.0
 
     async def apply(self, batch: Sequence[Recorded], part: str = "", upto: int | None = None) -> int:
         """Apply what is not applied yet; return how many events that was.
@@ -165,6 +166,7 @@ class Model(ABC):
 
     def _note(self, part: str, position: int) -> None:
         self._at = {**(self._at or {}), part: position}
+        self._looking = None
         if self._moved is not None:
             self._moved.set()
             self._moved = None
@@ -183,7 +185,7 @@ class Model(ABC):
         while True:
             # Only who fills the whole of it knows without asking.
             mine = self._at is not None and self._at.keys() == {""}
-            reached = self._at[""] if self._at is not None and mine else await self.position()
+            reached = self._at[""] if self._at is not None and mine else await self._glance()
             if reached >= position:
                 return True
             left = end - time.monotonic()
@@ -192,7 +194,17 @@ class Model(ABC):
             if self._moved is None:
                 self._moved = asyncio.Event()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), left if mine else min(left, _LOOK_EVERY))
+                await asyncio.wait_for(self._moved.wait(), left if mine else min(left, self.look_every))
+
+    async def _glance(self) -> int:
+        """The position, asked of the store once for all who wait here, and not again before `look_every` is over."""
+        looking = self._looking
+        if looking is None or (looking.done() and time.monotonic() - self._looked >= self.look_every):
+            self._looked = time.monotonic()
+            looking = self._looking = asyncio.ensure_future(self.position())
+            # Whoever waits hears of an error; when nobody waits any more, nobody needs to.
+            looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(looking)
 
     @abstractmethod
     async def positions(self) -> Mapping[str, int]:
