@@ -8,7 +8,6 @@ writes to.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
@@ -40,7 +39,7 @@ class Leader:
         unless: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         self._name = name
-        self._lease = Lease(dsn, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True))
+        self._lease = Lease.named(dsn, name)
         self._work = work
         self._unless = unless
         self._task: asyncio.Task[None] | None = None

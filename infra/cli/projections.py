@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from domain.ports import UnreadableEvent
 from infra.cli._options import data_option, json_option
 from infra.cli._progress import watch
 from infra.control import Progress, Result, ask, result
@@ -139,9 +141,11 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
     from infra.desk import log_on  # noqa: PLC0415
     from infra.garbage import few_collections  # noqa: PLC0415
     from infra.read_models import models_on  # noqa: PLC0415
+    from projections.model import Poison  # noqa: PLC0415
     from streams.follower import GRACE, Follower, rebuilt, told  # noqa: PLC0415
 
     async with (
+        _alone_with(place, name),
         log_on(place) as log,
         models_on(place, clock=log.clock) as models,
         # The directory is made from the free time, which nobody else fills where one process does everything.
@@ -151,8 +155,28 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
         with few_collections():
             # Elsewhere APIs and workers may still be at the old rows.
             grace = GRACE if place.settings.stack == "full" else 0.0
-            async for step in told(lambda progress: rebuilt(log, model, progress, grace=grace)):
-                if isinstance(step, tuple):
-                    yield {"what": f"rebuilding {name}", "done": step[0], "total": step[1]}
-                else:
-                    yield Result(model=name, position=step)
+            try:
+                async for step in told(lambda progress: rebuilt(log, model, progress, grace=grace)):
+                    if isinstance(step, tuple):
+                        yield {"what": f"rebuilding {name}", "done": step[0], "total": step[1]}
+                    else:
+                        yield Result(model=name, position=step)
+            except (Poison, UnreadableEvent) as error:
+                raise Trouble(
+                    f"{name} can't be filled past position {error.position}, {error.name} ({type(error).__name__}). The "
+                    f"old rows go on serving; `daybook log show --after {error.position - 1} --limit 1` shows the event."
+                ) from error
+
+
+@asynccontextmanager
+async def _alone_with(place: Any, name: str) -> AsyncIterator[None]:
+    """Be the only one who rebuilds a model: two would take each other's new rows for leftovers."""
+    from infra.event_log.lease import Lease  # noqa: PLC0415
+
+    lease = Lease.named(place.postgres, f"rebuild {name}")
+    if not await lease.take():
+        raise Trouble(f"Another process is rebuilding {name}. Try again when it has ended.")
+    try:
+        yield
+    finally:
+        await lease.let_go()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection
@@ -27,7 +28,7 @@ _SPACE: Final = 0x6461_7962
 
 
 class Lease:
-    """`number` tells the leases of one database apart; use those named below."""
+    """`number` tells the leases of one database apart."""
 
     RELAY: Final = 1
 
@@ -37,6 +38,11 @@ class Lease:
         self._connection: AsyncConnection[Any] | None = None
         self._sure_until = 0.0
         self._touching: asyncio.Task[None] | None = None
+
+    @classmethod
+    def named(cls, dsn: str, name: str) -> Self:
+        """A lease told apart by any name."""
+        return cls(dsn, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True))
 
     @property
     def held(self) -> bool:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from infra.cli.projections import _alone_with
+from infra.troubles import Trouble
+from tests.conftest import Database
 from tests.infra.test_cli import run, serving
 
 NAMES = ["diary", "free_time", "facts", "directory"]
@@ -38,3 +44,13 @@ def test_read_models_are_looked_at_and_rebuilt_with_and_without_a_server(tmp_pat
     assert (one.returncode, one.stdout.split()[0]) == (0, "facts"), one.stderr
     assert {one["position"] for one in models(data).values()} == {head}
     assert run("projections", "rebuild", "--model", "another", "--data", str(data)).returncode == 2
+
+
+async def test_nobody_rebuilds_what_another_process_is_rebuilding(database: Database) -> None:
+    place = SimpleNamespace(postgres=database.app)
+    async with _alone_with(place, "diary"), _alone_with(place, "facts"):
+        with pytest.raises(Trouble, match="rebuilding diary"):
+            async with _alone_with(place, "diary"):
+                raise AssertionError
+    async with _alone_with(place, "diary"):
+        pass
