@@ -78,7 +78,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     batch: ClassVar[int] = 500
-    linger: ClassVar[float] = 0.0
+    linger: float = 0.0
     pulse: ClassVar[float] = 1.0
     look_every: ClassVar[float] = 0.02
 

@@ -163,8 +163,9 @@ async def _rebuild(place: Any, name: str) -> AsyncIterator[Progress | Result]:
                         yield Result(model=name, position=step)
             except (Poison, UnreadableEvent) as error:
                 raise Trouble(
-                    f"{name} can't be filled past position {error.position}, {error.name} ({type(error).__name__}). The "
-                    f"old rows go on serving; `daybook log show --after {error.position - 1} --limit 1` shows the event."
+                    f"{name} can't be filled past position {error.position}, {error.name} ({type(error).__name__}). "
+                    "The old rows go on serving. See the event: "
+                    f"daybook log show --after {error.position - 1} --limit 1"
                 ) from error
 
 
