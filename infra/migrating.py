@@ -32,14 +32,14 @@ def migrated(settings: Settings) -> Iterator[Step]:
     """Raises `CannotStart` where a store does not answer; what came before it is done and stays."""
     yield Step("postgres", _postgres(settings.postgres_owner_dsn or ""))
     if settings.kafka:
-        yield Step("kafka", asyncio.run(_kafka(Brokers.of(settings))))
+        yield Step("kafka", asyncio.run(_kafka(Brokers.of(settings), Topics.of(settings))))
     if settings.elasticsearch_url:
         yield Step("elasticsearch", asyncio.run(_elasticsearch(settings.elasticsearch_url)))
 
 
-async def _kafka(brokers: Brokers) -> str:
+async def _kafka(brokers: Brokers, topics: Topics) -> str:
     try:
-        made = await set_up(brokers, Topics())
+        made = await set_up(brokers, topics)
     except (KafkaError, OSError) as error:
         raise CannotStart(f"The topics could not be made: {type(error).__name__}.") from error
     return f"topics {', '.join(made)} made" if made else "nothing to do"

@@ -7,6 +7,7 @@ of the machine can read.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ class Settings:
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
-    the file of who signed the brokers' keys. The `_dsn` and `_url` fields hold secrets, so they stay out of `repr`;
+    the file of who signed the brokers' keys. `kafka_prefix` begins the names of all topics and consumer groups, and is
+    the same for every service. The `_dsn` and `_url` fields hold secrets, so they stay out of `repr`;
     `postgres_owner_dsn` is for `daybook migrate` alone.
     """
 
@@ -62,6 +64,7 @@ class Settings:
     checkpoints: Path | None = None
     backups: Path | None = None
     kafka: str | None = None
+    kafka_prefix: str = "daybook"
     kafka_security: str = "PLAINTEXT"
     kafka_ca: Path | None = None
     kafka_mechanism: str = "SCRAM-SHA-512"
@@ -123,11 +126,17 @@ class Settings:
             raise WrongSettings(f"DAYBOOK_LOG_LEVEL is {self.log_level!r}; it is one of {', '.join(_LEVELS)}.")
         if not 0 <= self.trace_ratio <= 1:
             raise WrongSettings(f"DAYBOOK_TRACE_RATIO is {self.trace_ratio}; a share lies between 0 and 1.")
+        if not _PREFIX.fullmatch(self.kafka_prefix):
+            raise WrongSettings(
+                f"DAYBOOK_KAFKA_PREFIX is {self.kafka_prefix!r}; it has 1 to 200 letters, digits, '.', '_' or '-'."
+            )
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
 
 
+# What Kafka takes in a topic's name, with room for what comes after it.
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _SHORT = {"data": "DATA", "port": "PORT"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _SECRETS = (
@@ -161,6 +170,7 @@ _KINDS: Mapping[str, type] = {
     "checkpoints": Path,
     "backups": Path,
     "kafka": str,
+    "kafka_prefix": str,
     "kafka_security": str,
     "kafka_ca": Path,
     "kafka_mechanism": str,

@@ -47,7 +47,7 @@ from infra.event_log.rows import command_and_correlation_in
 from infra.http.correlation import correlate, correlation_of, traced_by
 from infra.ids import TimeOrderedIds
 from infra.settings import Settings
-from streams.relay import Outlet, Row
+from streams.relay import Outlet, Published, Row
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _RANDOM_BITS: Final = 56
@@ -311,7 +311,7 @@ class TracedOutlet:
         self._outlet = outlet
         self._traces = traces
 
-    async def open(self) -> int:
+    async def open(self) -> Published:
         return await self._outlet.open()
 
     async def publish(self, after: int, rows: Sequence[Row]) -> None:

@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
+
+# As the log has it, without the organization.
+_LONGEST_NAME: Final = 512
 
 
 def from_json(data: bytes) -> Any:
@@ -114,7 +117,13 @@ class Retry(NamedTuple):
             raise ValueError("not a retry")
         if not all(isinstance(value, str) for value in known.values()):
             raise ValueError("not a retry")
-        return cls(**known)
+        retry = cls(**known)
+        # No stream of the log is called so, and asking for it fails each time: it would stand in front of the model.
+        full = f"{retry.organization}/{retry.stream}"
+        full.encode()
+        if "\0" in full or len(retry.stream) > _LONGEST_NAME:
+            raise ValueError("not a stream's name")
+        return retry
 
 
 class DeadLetters(Protocol):

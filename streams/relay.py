@@ -27,11 +27,20 @@ _log = logging.getLogger("daybook.relay")
 
 
 class Row(NamedTuple):
-    """A row of the log: `stream` is the full name, `data` row v1 (docs/decisions/0001-row-v1-and-chain.md)."""
+    """A row of the log: `stream` is the full name, `data` row v1 (docs/decisions/0001-row-v1-and-chain.md), `hash` the
+    link of the chain that is stored beside it; empty where it is not known."""
 
     position: int
     stream: str
     data: bytes
+    hash: bytes = b""
+
+
+class Published(NamedTuple):
+    """Up to where everything is published, and the hash of the row there; empty where it was not kept."""
+
+    position: int
+    hash: bytes = b""
 
 
 class Rows(Protocol):
@@ -41,6 +50,9 @@ class Rows(Protocol):
         """Up to `limit` rows with positions after `after`, in order, without a gap."""
 
     async def head(self) -> int: ...
+
+    async def hash_at(self, position: int) -> bytes | None:
+        """The hash of the row at this position; None where there is none."""
 
     async def wait(self, after: int, timeout: float) -> int:
         """Return the head as soon as it is past `after`, or at the end of `timeout` seconds."""
@@ -53,8 +65,8 @@ class Fenced(Exception):
 class Outlet(Protocol):
     """Where batches go. One is open at a time: opening fences whoever had it open before."""
 
-    async def open(self) -> int:
-        """Fence others, let nothing be half published, and return the position up to which everything is."""
+    async def open(self) -> Published:
+        """Fence others, let nothing be half published, and return up to where everything is."""
 
     async def publish(self, after: int, rows: Sequence[Row]) -> None:
         """Publish all or nothing, with the manifests and the position, which was `after` before. When it raises
@@ -106,7 +118,13 @@ class Stats:
 
 
 class AheadOfLog(Exception):
-    """More was published than the log holds: the log was put back to an earlier day, or is another one."""
+    """More was published, or is in a read model, than the log holds: the log was put back to an earlier day, or is
+    another one."""
+
+
+class AnotherLog(Exception):
+    """What was published last is not what the log holds there: the log was put back to an earlier day and has gone on
+    since, or is another one."""
 
 
 class Relay:
@@ -120,6 +138,7 @@ class Relay:
         self._batch = batch
         self._standby = standby
         self._stopping = asyncio.Event()
+        self._refused: Published | None = None
         self.stats = Stats()
 
     def stop(self) -> None:
@@ -158,10 +177,10 @@ class Relay:
     async def _lead(self) -> None:
         """Publish until it is time to stop or the lease is lost. What raises leaves the outlet to be opened anew."""
         stats = self.stats
-        position = await self._outlet.open()
+        published = await self._outlet.open()
+        position = published.position
         stats.position, stats.head = position, await self._log.head()
-        if position > stats.head:
-            raise AheadOfLog
+        await self._see_that_it_fits(published)
         stats.taken_over += stats.state is State.STANDBY
         self._be(State.ACTIVE)
         _log.info("the relay goes on after position %d", position)
@@ -199,6 +218,17 @@ class Relay:
         if not self._stopping.is_set():
             _log.warning("the relay's lease is lost at position %d", position)
             await self._stand_down()
+
+    async def _see_that_it_fits(self, published: Published) -> None:
+        """Raises `AheadOfLog` or `AnotherLog` where what was published is not the log's beginning."""
+        if published.position > self.stats.head:
+            self._refused = published
+            raise AheadOfLog
+        if published == self._refused and not published.hash:
+            # It was ahead before: that the log has grown past it since doesn't make it the same log.
+            raise AnotherLog
+        if published.position and published.hash and await self._log.hash_at(published.position) != published.hash:
+            raise AnotherLog
 
     def _be(self, state: State, error: str | None = None) -> None:
         self.stats.state, self.stats.error = state, error

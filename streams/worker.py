@@ -221,6 +221,7 @@ class _Filler:
         self._halt = asyncio.Event()
         self._stopping = False
         self._asked_head = True
+        self._ahead: int | None = None
         self._due_since: float | None = None
         self._looked = self._heard = 0.0
         self._state = State.STARTING
@@ -363,6 +364,7 @@ class _Filler:
         positions = await self.model.positions()
         whole = standing(positions)
         self._looked = time.monotonic()
+        await self._see_that_it_fits(max(positions.values(), default=0))
         for part in self._parts.values():
             part.at = max(whole, positions.get(part.name, 0))
             if part.grace is None and part.at < part.expected:
@@ -370,6 +372,17 @@ class _Filler:
                 self._owe(part, part.expected)
             elif part.grace is None:
                 part.expected = 0
+
+    async def _see_that_it_fits(self, furthest: int) -> None:
+        """Raises `AheadOfLog` where the model holds what the log does not. Others fill the model too, so only somebody
+        who has stopped them all can begin it anew."""
+        if self._ahead is not None and furthest < self._ahead:
+            self._ahead = None
+        if self._ahead is None and furthest > await self._log.head():
+            self._ahead = furthest
+        if self._ahead is not None:
+            # Also when the log has grown past it since: it grew with another history.
+            raise AheadOfLog
 
     def _owe(self, part: _Part, upto: int) -> None:
         part.due = max(part.due, upto)

@@ -81,7 +81,7 @@ async def _letters(settings: Settings, model: str | None) -> Sequence[Letter]:
     from infra.kafka.topics import Topics  # noqa: PLC0415
 
     try:
-        async with KafkaLetters(Brokers.of(settings), Topics()) as box:
+        async with KafkaLetters(Brokers.of(settings), Topics.of(settings)) as box:
             found = await box.all()
     except (KafkaError, OSError, TimeoutError) as error:
         raise NotRunning(f"Kafka does not answer ({type(error).__name__}).") from error
@@ -103,7 +103,7 @@ async def _retried(settings: Settings, model: str | None, stream: str | None) ->
     retries = list(dict.fromkeys(Retry(letter.model, letter.organization, letter.stream) for letter in events))
     away = [letter.key for letter in letters if not letter.is_event and stream is None]
     try:
-        async with KafkaLetters(Brokers.of(settings), Topics()) as box:
+        async with KafkaLetters(Brokers.of(settings), Topics.of(settings)) as box:
             await box.ask(retries)
             await box.settle(away)
     except (KafkaError, OSError, TimeoutError) as error:

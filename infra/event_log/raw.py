@@ -61,6 +61,9 @@ class RawLog:
     async def head(self) -> int:
         return await self._ask(_head)
 
+    async def hash_at(self, position: int) -> bytes | None:
+        return await self._ask(lambda connection: _hash_at(connection, position))
+
     async def wait(self, after: int, timeout: float) -> int:
         if self._watch is None:
             watch = Watch(self._dsn, DatabaseClock())
@@ -106,12 +109,19 @@ class RawLog:
 def _rows(connection: psycopg.Connection[Any], after: int, limit: int) -> Sequence[Row]:
     found: list[Row] = []
     for data in tuples(connection, after, after + limit):
-        row, _ = row_and_hash(data)
+        row, link = row_and_hash(data)
         position = position_in(row)
         if position != after + len(found) + 1:
             # Part of the archive was taken away; nobody may think that these are all there are.
             raise PositionsMissing(after + len(found) + 1)
-        found.append(Row(position, stream_in(row), row))
+        found.append(Row(position, stream_in(row), row, link))
+    return found
+
+
+def _hash_at(connection: psycopg.Connection[Any], position: int) -> bytes | None:
+    found: bytes | None = None
+    for data in tuples(connection, position - 1, position):
+        _, found = row_and_hash(data)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from infra.event_log.rows import NotARow, columns, command_and_correlation_in
 from streams.inbox import Arrived, Manifest
-from streams.relay import Row
+from streams.relay import Published, Row
 
 POSITION_KEY: Final = b"position"
 
@@ -45,13 +45,16 @@ def arrived(records: Iterable[Any]) -> list[Arrived]:
     return found
 
 
-def position_to_json(position: int) -> bytes:
-    return json.dumps({"position": position}).encode()
+def position_to_json(published: Published) -> bytes:
+    return json.dumps({"position": published.position, "hash": published.hash.hex()}).encode()
 
 
-def position_from_json(data: bytes) -> int:
-    """Raises `ValueError` for what is none."""
+def position_from_json(data: bytes) -> Published:
+    """Raises `ValueError` for what is none. One that was written without a hash has an empty one."""
     known = json.loads(data)
     if not isinstance(known, dict) or type(known.get("position")) is not int:
         raise ValueError("not a position")
-    return int(known["position"])
+    link = known.get("hash", "")
+    if not isinstance(link, str):
+        raise ValueError("not a hash")
+    return Published(known["position"], bytes.fromhex(link))

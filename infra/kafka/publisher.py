@@ -21,7 +21,7 @@ from infra.kafka.messages import POSITION_KEY, headers_of, position_from_json, p
 from infra.kafka.topics import LARGEST, Topics, arguments
 from streams.inbox import Manifest
 from streams.parts import part_of
-from streams.relay import Fenced, Row
+from streams.relay import Fenced, Published, Row
 
 # A batch of one partition that is larger than this, bytes before compression, goes in pieces.
 _PIECE: Final = 512 * 1024
@@ -43,7 +43,7 @@ class KafkaOutlet:
         self._patience = patience
         self._producer: AIOKafkaProducer | None = None
 
-    async def open(self) -> int:
+    async def open(self) -> Published:
         await self.close()
         producer = AIOKafkaProducer(
             **arguments(self._brokers, request_timeout_ms=_REQUEST),
@@ -89,9 +89,8 @@ class KafkaOutlet:
                     batch = producer.create_batch()
                     batch.append(timestamp=now, key=key, value=value, headers=headers)
             sent.append(await producer.send_batch(batch, self._topics.events, partition=number))
-        sent.append(
-            await producer.send(self._topics.relay, key=POSITION_KEY, value=position_to_json(upto), partition=0)
-        )
+        position = position_to_json(Published(upto, rows[-1].hash))
+        sent.append(await producer.send(self._topics.relay, key=POSITION_KEY, value=position, partition=0))
         return sent
 
     async def close(self) -> None:
@@ -101,7 +100,7 @@ class KafkaOutlet:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.stop(), 5.0)
 
-    async def _position(self) -> int:
+    async def _position(self) -> Published:
         """The last position that was committed; 0 where there is none."""
         place = TopicPartition(self._topics.relay, 0)
         consumer = AIOKafkaConsumer(
@@ -119,13 +118,13 @@ class KafkaOutlet:
             while True:
                 start = max(first, end - back)
                 consumer.seek(place, start)
-                found: int | None = None
+                found: Published | None = None
                 while await consumer.position(place) < end:
                     for record in (await consumer.getmany(place, timeout_ms=500)).get(place, ()):
                         if record.key == POSITION_KEY and record.value is not None:
                             found = position_from_json(record.value)
                 if found is not None or start == first:
-                    return found or 0
+                    return found or Published(0)
                 # The last of it was broken off; the one before stands further back.
                 back *= 10
         finally:

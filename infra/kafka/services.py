@@ -47,7 +47,9 @@ async def relaying(place: Installation) -> AsyncIterator[ASGIApp]:
         traces = await stack.enter_async_context(tracing(place.settings, "relay"))
         registry = registry_of("relay")
         await stack.enter_async_context(loop_watched(registry))
-        relay = await stack.enter_async_context(relay_on(place.postgres, Brokers.of(place.settings), Topics(), traces))
+        relay = await stack.enter_async_context(
+            relay_on(place.postgres, Brokers.of(place.settings), Topics.of(place.settings), traces)
+        )
         registry.register(RelayMetrics(relay))
 
         async def at_work() -> str:
@@ -94,7 +96,13 @@ async def working(place: Installation, names: Sequence[str]) -> AsyncIterator[AS
             registry.register(WorkerMetrics(worker))
 
         delivery = delivery_on(
-            place.postgres, open_log, open_models, names, Brokers.of(place.settings), Topics(), opened=opened
+            place.postgres,
+            open_log,
+            open_models,
+            names,
+            Brokers.of(place.settings),
+            Topics.of(place.settings),
+            opened=opened,
         )
 
         async def at_work() -> str:

@@ -9,13 +9,14 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 from aiokafka.errors import for_code  # type: ignore[import-untyped]
 
 from infra.kafka.connections import Brokers
+from infra.settings import Settings
 from infra.troubles import Trouble
 from streams.parts import PARTS
 
@@ -39,6 +40,11 @@ class Topics:
 
     prefix: str = "daybook"
     parts: int = PARTS
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those under the prefix that the settings name."""
+        return cls(settings.kafka_prefix)
 
     @property
     def events(self) -> str:

@@ -27,7 +27,7 @@ from infra.kafka.messages import headers_of
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from infra.settings import MODELS
 from infra.traces import TracedOutlet, Traces, command_span, relay_span
-from streams.relay import Row
+from streams.relay import Published, Row
 from tests.clinic import open_clinic as open_clinic_at
 from tests.conftest import Database
 from tests.house import PATIENCE, FullHouse, House
@@ -191,8 +191,8 @@ async def test_the_relay_and_a_worker_go_on_with_a_trace_from_the_row_alone(data
 
 
 class _Nowhere:
-    async def open(self) -> int:
-        return 0
+    async def open(self) -> Published:
+        return Published(0)
 
     async def publish(self, after: int, rows: Sequence[Row]) -> None:
         pass

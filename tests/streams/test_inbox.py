@@ -99,6 +99,16 @@ def test_what_is_written_is_read_back() -> None:
     assert Retry.from_json(Retry("diary", "elm", "page/1").to_json()) == Retry("diary", "elm", "page/1")
 
 
+@pytest.mark.parametrize(
+    ("organization", "stream"), [("elm", "page/\0"), ("e\0lm", "page/1"), ("elm", "\ud800"), ("elm", "x" * 513)]
+)
+def test_a_retry_of_what_can_be_no_stream_is_refused(organization: str, stream: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever says that it is no name
+        Retry.from_json(Retry("diary", organization, stream).to_json())
+    longest = Retry("diary", "elm", "x" * 512)
+    assert Retry.from_json(longest.to_json()) == longest
+
+
 def test_parts_never_change() -> None:
     """Read models keep positions by part: what these gave once, they give for ever."""
     assert PARTS == 12

@@ -142,9 +142,9 @@ async def test_whoever_opens_the_outlet_fences_who_had_it(
     async with RawLog(database.app) as raw:
         rows = await raw.rows(0, head)
     first, second = (KafkaOutlet(Brokers(kafka.bootstrap), topics) for _ in range(2))
-    assert await first.open() == 0
+    assert await first.open() == (0, b"")
     await first.publish(0, rows[:4])
-    assert await second.open() == 4
+    assert await second.open() == (4, rows[3].hash)
     with pytest.raises(Fenced):
         await first.publish(4, rows[4:])
     await second.publish(4, rows[4:])
@@ -205,6 +205,51 @@ async def test_a_log_put_back_to_an_earlier_day_is_not_passed_over(
     async with relaying(database, kafka, topics) as relay:
         await until(lambda: relay.stats.error == "AheadOfLog")
         assert relay.stats.batches == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_log_put_back_that_has_gone_on_since_is_not_passed_over(
+    database: Database, log: PostgresEventLog, kafka: Kafka, known: bool
+) -> None:
+    """Ahead at first, with another history later, whether the hash was kept or not."""
+    topics = await new_topics(kafka.bootstrap)
+    await grow(log, 1)
+    outlet = KafkaOutlet(Brokers(kafka.bootstrap), topics)
+    async with RawLog(database.app) as raw:
+        rows = await raw.rows(0, 10)
+        assert [await raw.hash_at(row.position) for row in rows] == [row.hash for row in rows]
+        assert {len(row.hash) for row in rows} == {32}
+        assert await raw.hash_at(len(rows) + 1) is None
+    await outlet.open()
+    await outlet.publish(0, [row._replace(position=row.position + 20, hash=row.hash * known) for row in rows])
+    await outlet.close()
+    async with relaying(database, kafka, topics) as relay:
+        await until(lambda: relay.stats.error == "AheadOfLog")
+        await grow(log, 5, seed=2)
+        await until(lambda: relay.stats.error == "AnotherLog")
+        assert (relay.stats.state, relay.stats.batches) == (State.WAITING, 0)
+        assert relay.stats.head > relay.stats.position == 20 + len(rows)
+    async with relaying(database, kafka, topics) as relay:
+        # One that has never seen it ahead: the hash alone tells.
+        if known:
+            await until(lambda: relay.stats.error == "AnotherLog")
+            assert relay.stats.batches == 0
+
+
+async def test_a_position_that_was_written_without_a_hash_is_gone_on_from(
+    database: Database, log: PostgresEventLog, kafka: Kafka
+) -> None:
+    topics = await new_topics(kafka.bootstrap)
+    await grow(log, 2)
+    head = await log.head()
+    async with RawLog(database.app) as raw:
+        rows = await raw.rows(0, 6)
+    outlet = KafkaOutlet(Brokers(kafka.bootstrap), topics)
+    await outlet.open()
+    await outlet.publish(0, [row._replace(hash=b"") for row in rows])
+    await outlet.close()
+    async with relaying(database, kafka, topics) as relay:
+        await until(lambda: relay.stats.position == head)
 
 
 async def test_a_lease_has_one_holder_and_goes_to_the_next(database: Database) -> None:

@@ -86,7 +86,7 @@ async def test_repeats_and_disorder(full_house: FullHouse, organization: str) ->
         relays = [full_house.services[name] for name in ("relay", "standby")]
         await asyncio.gather(*(asyncio.to_thread(one.kill) for one in relays))
         outlet = KafkaOutlet(Brokers(full_house.kafka.bootstrap), TOPICS)
-        published = await outlet.open()
+        published = (await outlet.open()).position
         await outlet.close()
         await load.more(MEANWHILE)
         fresh = await rows(full_house, published)

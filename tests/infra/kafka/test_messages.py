@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from infra.event_log.rows import NotARow, author, columns, draft, instant, row_v1, stream_in
 from infra.kafka.messages import arrived, headers_of, position_from_json, position_to_json
 from streams.inbox import Manifest
-from streams.relay import Row
+from streams.relay import Published, Row
 from tests.infra.event_log.conftest import NOON
 
 EVENT, COMMAND, CORRELATION = (UUID(str(uuids.uuid7())) for _ in range(3))
@@ -73,7 +73,9 @@ def test_bytes_that_are_no_row_are_junk_and_no_more(noise: bytes, start: int, en
 def test_tombstones_and_manifests() -> None:
     found = arrived([record(None, Manifest(1, 4, 2).to_json()), record(None, None), record(b"k", None)])
     assert [(one.row, one.manifest) for one in found] == [(None, Manifest(1, 4, 2)), (None, None), (None, None)]
-    assert position_from_json(position_to_json(99)) == 99
-    for data in (b"{}", b"[", b'{"position":"1"}'):
+    for published in (Published(99, b"\x01" * 32), Published(99)):
+        assert position_from_json(position_to_json(published)) == published
+    assert position_from_json(b'{"position": 99}') == Published(99)
+    for data in (b"{}", b"[", b'{"position":"1"}', b'{"position":1,"hash":1}', b'{"position":1,"hash":"xy"}'):
         with pytest.raises(ValueError):  # noqa: PT011 - decoding and shape alike
             position_from_json(data)
