@@ -51,7 +51,7 @@ from infra.settings import Settings
 
 DAYBOOK = (sys.executable, "-m", "infra.cli.main")
 # How long anything may take that takes moments: patience with a busy machine, no measure of ours.
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 
 class Service(LocalServer):
