@@ -16,6 +16,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -60,8 +61,9 @@ def _worst(load: Mapping[str, Any]) -> float:
     return float(max(load["p99_visible_s"].values()))
 
 
+@cache
 def on_the_full_stack(size: float) -> dict[str, Any]:
-    """The same of the full stack alone, with seconds a transaction of the relay took."""
+    """The same of the full stack alone, with seconds a transaction of the relay took. Measured once in a run."""
     with stack("lag") as served:
         told = _measured(served, lambda: _services(served), size)
         return told | {"relay_transaction_s": round(_relay_transaction(served), 4)}
