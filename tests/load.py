@@ -31,7 +31,7 @@ CLIENTS = 8
 # So many commands are under way when a wait for more is over; from then on each client asks after so many seconds.
 _AHEAD = 20
 _TRICKLE = 2.0
-_REFUSALS = {"slot_taken", "patient_busy"}
+_REFUSALS = {"slot_taken", "patient_busy", "nothing_to_move"}
 
 
 class Load:
