@@ -131,10 +131,14 @@ def entries(draw: st.DrawFn, number: int, origin: datetime, visit_type: VisitTyp
 
 
 def grid(scene: Scene) -> list[datetime]:
-    """Every step of the opening hours of the days that are looked at, but for what the day after opens at too: a dated
-    exception may run into it, and its times are that day's to show."""
+    """Every step of the opening hours of the days that are looked at, but for what the day before or after opens at
+    too: hours may run past midnight into another day's, and those times are the other day's to show."""
     days = slots.days_between(scene.first, scene.last)
-    return sorted({start for day in days for start in _starts(scene, day)} - _starts(scene, scene.last + DAY))
+    return sorted({start for day in days for start in _starts(scene, day)} - _others(scene))
+
+
+def _others(scene: Scene) -> set[datetime]:
+    return _starts(scene, scene.first - DAY) | _starts(scene, scene.last + DAY)
 
 
 def _starts(scene: Scene, day: date) -> set[datetime]:
@@ -162,7 +166,7 @@ def at(scene: Scene, start: datetime) -> Wish:
 
 def shown(scene: Scene) -> list[slots.Slot]:
     offered = slots.free_slots(scene.diary, scene.wish, scene.first, scene.last)
-    return [slot for slot in offered if slot.period.start not in _starts(scene, scene.last + DAY)]
+    return [slot for slot in offered if slot.period.start not in _others(scene)]
 
 
 SLOW = settings(
