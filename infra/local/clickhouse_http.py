@@ -421,7 +421,7 @@ class Door:
 
 
 def _connect(data: str) -> Any:
-    return chdb.connect(data)  # type: ignore[no-untyped-call]
+    return chdb.connect(data)
 
 
 def _next(stream: Any) -> bytes | None:
