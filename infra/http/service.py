@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.http import problems
 from infra.http.edge import Edge, Traces
 from infra.http.health import HttpMetrics
+from infra.http.parameters import only_known
 from infra.http.problems import problem
 from infra.http.tokens import Bearers
 
@@ -44,6 +45,7 @@ def service(
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
+        dependencies=[Depends(only_known)] if name else None,
         # Its traces would carry what callers send.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )

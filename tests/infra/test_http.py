@@ -183,6 +183,13 @@ async def test_a_fault_of_ours_is_bare_and_logged_without_its_words(
     assert "Maria" not in caplog.text + answer.text
 
 
+async def test_a_parameter_that_no_route_knows_is_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/write/visits", params={"stepp": "7", "step": "7", "": "x"}, json=GOOD)
+    body = is_problem(answer, 422, "invalid")
+    assert [(error["location"], error["pointer"]) for error in body["errors"]] == [("query", "stepp"), ("query", "")]
+    assert (await client.post("/write/visits", params={"step": "7"}, json=GOOD)).status_code == 200
+
+
 async def test_every_faulty_field_is_named_and_none_repeated(client: httpx.AsyncClient) -> None:
     secret = "Maria-Lopez"
     bad = {
