@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from commands.providers import Hours, RegisterProvider
@@ -83,13 +83,20 @@ class Book:
 
 
 async def open_book(
-    who: Caller, *, providers: int = 1, patients: int = 3, rooms: int = 0, rules: BookingRules | None = None
+    who: Caller,
+    *,
+    providers: int = 1,
+    patients: int = 3,
+    rooms: int = 0,
+    rules: BookingRules | None = None,
+    opens: date = date(1970, 1, 1),
 ) -> Book:
+    """`opens` is the first local day with hours."""
     opening = RegisterProvider(
         name="Dr. Ada Example",
         locations=(LOCATION,),
         visit_types=VISIT_TYPES,
-        hours=(Hours(location_id=LOCATION.id, hours=every_day("00:00", "00:00")),),
+        hours=(Hours(location_id=LOCATION.id, valid_from=opens, hours=every_day("00:00", "00:00")),),
         rules=rules,
     ).model_dump(mode="json", exclude_none=True)
     return Book(

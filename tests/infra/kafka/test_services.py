@@ -27,7 +27,7 @@ from infra.embedded.redis import Redis as RedisServer
 from infra.event_log.log import PostgresEventLog
 from infra.kafka.connections import Brokers
 from infra.kafka.letters import KafkaLetters
-from infra.kafka.topics import Topics, set_up
+from infra.kafka.topics import Topics
 from infra.keys import KeyFolder
 from infra.local.kafka import Kafka
 from infra.troubles import WrongSettings
@@ -36,6 +36,7 @@ from projections.redis_store import RedisStore
 from streams.deadletters import Letter, Which, letter_of
 from tests.conftest import Database
 from tests.infra.event_log.conftest import new, save
+from tests.streams.topic import new_topics
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,9 +100,10 @@ async def services(
     database: Database, kafka: Kafka, redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[Services]:
     KeyFolder(tmp_path, make=True).make()
-    await set_up(Brokers(kafka.bootstrap), Topics())
+    topics = await new_topics(kafka.bootstrap)
     services = Services(
         {
+            "DAYBOOK_KAFKA_PREFIX": topics.prefix,
             "DAYBOOK_POSTGRES_DSN": database.app,
             "DAYBOOK_KAFKA": kafka.bootstrap,
             "DAYBOOK_REDIS_URL": redis_server.url,
@@ -170,7 +172,7 @@ async def test_dead_letters_on_the_command_line(services: Services, kafka: Kafka
         letter_of("free_time", event, "MissingEvents", now),
         Letter("diary", "daybook.events-3-99", "NotARow", now.isoformat()),
     ]
-    async with KafkaLetters(Brokers(kafka.bootstrap), Topics()) as box:
+    async with KafkaLetters(Brokers(kafka.bootstrap), Topics(services.settings["DAYBOOK_KAFKA_PREFIX"])) as box:
         await box.write(letters)
         listed = services.run("deadletter", "list", "--model", "diary")
         assert listed.returncode == 1
