@@ -1,11 +1,8 @@
 """ClickHouse for development and tests. In: a folder. Out: a server on a port of 127.0.0.1, for `clickhouse-connect`.
 
 It is ClickHouse's real engine (the package `chdb-core`) in a process of its own, behind a stand-in for the server's
-front door: `infra.local.clickhouse_http` speaks ClickHouse's HTTP interface as far as its Python client uses it. No package
-registry carries the server itself; deployment runs that, and nothing but the address changes.
-
-The engine's table functions read any file that its user may read, so the door asks for a password, kept in the folder.
-Measured on two cores: up in 1 s, 300 MB.
+front door: `infra.local.clickhouse_http` speaks ClickHouse's HTTP interface as far as its Python client uses it. No
+package registry carries the server itself; deployment runs that, and nothing but the address changes.
 """
 
 from __future__ import annotations
