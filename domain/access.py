@@ -6,6 +6,7 @@ Accounts widen the relationships; the table is where a newcomer looks first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -58,12 +59,22 @@ POLICY: dict[str, frozenset[Role]] = {
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Whoever asks: `id` for the record, and the patient or provider that they are, if any."""
+    """Whoever asks: `id` for the record, and the patient or provider that they are, if any.
+
+    `account_id` and `session_id` are there when somebody signed in; a token that an operator minted has none. `scopes`
+    bound what the token reaches (SMART App Launch 2.2 words); None is no bound beyond the role's. `factors` say how
+    they proved who they are (RFC 8176: `pwd`, `otp`, `hwk` …), at `authenticated_at`."""
 
     id: str
     role: Role
     patient_id: UUID | None = None
     provider_id: UUID | None = None
+    account_id: UUID | None = None
+    session_id: UUID | None = None
+    client_id: str | None = None
+    scopes: frozenset[str] | None = None
+    factors: frozenset[str] = frozenset()
+    authenticated_at: datetime | None = None
 
     @property
     def party(self) -> Party:

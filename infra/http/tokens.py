@@ -13,9 +13,9 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final
 from uuid import UUID, uuid4
 
@@ -71,6 +71,12 @@ class TokenExpired(Unauthenticated):
     code = "token_expired"
 
 
+class TokenRevoked(Unauthenticated):
+    """The session was ended, or the account closed or changed, after the token was made."""
+
+    code = "token_revoked"
+
+
 class SigningKey:
     """An Ed25519 key made of 32 secret bytes. Its id is the RFC 7638 thumbprint of its public half."""
 
@@ -99,8 +105,15 @@ def mint(
     issuer: str = "daybook",
     patient_id: UUID | None = None,
     provider_id: UUID | None = None,
+    account_id: UUID | None = None,
+    session_id: UUID | None = None,
+    client_id: str | None = None,
+    scopes: Iterable[str] | None = None,
+    factors: Iterable[str] = (),
+    authenticated_at: datetime | None = None,
 ) -> str:
-    """A token for development. `patient_id` and `provider_id` name the person that the caller is.
+    """A token. `patient_id` and `provider_id` name the person that the caller is; the rest are as `Actor` has them, and
+    stand under the names that RFC 9068, RFC 8176 and OpenID Connect give them.
 
     Raises `ValueError` for an organization or subject that no token may carry.
     """
@@ -122,14 +135,27 @@ def mint(
         claims["patient"] = str(patient_id)
     if provider_id is not None:
         claims["provider"] = str(provider_id)
+    if account_id is not None:
+        claims["account"] = str(account_id)
+    if session_id is not None:
+        claims["sid"] = str(session_id)
+    if client_id is not None:
+        claims["client_id"] = client_id
+    if scopes is not None:
+        claims["scope"] = " ".join(sorted(scopes))
+    if amr := sorted(factors):
+        claims["amr"] = amr
+    if authenticated_at is not None:
+        claims["auth_time"] = int(authenticated_at.timestamp())
     return jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers={"kid": key.id})
 
 
 class Bearers:
     """Checks the tokens of one service, which `service(bearers=…)` is given.
 
-    `keys` maps key ids to public keys. Verified tokens are remembered by their hash until they expire, at most
-    `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since the epoch.
+    `keys` maps key ids to public keys; it may change while this lives. `ended` says of a verified caller and the instant
+    their token was made whether what it rests on has ended since. Verified tokens are remembered by their hash until
+    they expire, at most `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since the epoch.
     """
 
     def __init__(
@@ -142,15 +168,18 @@ class Bearers:
         limit: RateLimit | None = None,
         remembered: int = 10_000,
         clock: Callable[[], float] = time.time,
+        ended: Callable[[Caller, float], bool] | None = None,
     ) -> None:
-        self._keys = dict(keys)
+        self._keys = keys
+        self._ended = ended
         self._audience = audience
         self._issuer = issuer
         self._leeway = leeway
         self._limit = limit
         self._remembered = remembered
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        # Who it is, from when and until when the token holds.
+        self._known: OrderedDict[bytes, tuple[Caller, float, float]] = OrderedDict()
 
     async def let_in(self, request: Request) -> Caller:
         """Raises `Unauthenticated` and its kinds, and `TooManyRequests`."""
@@ -169,18 +198,23 @@ class Bearers:
         fingerprint = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         known = self._known.get(fingerprint)
         if known is not None:
-            caller, until = known
+            caller, made, until = known
             if self._clock() < until:
                 self._known.move_to_end(fingerprint)
-                return caller
+                return self._going_on(caller, made)
             del self._known[fingerprint]
-        caller, until = self._verified(token.strip())
-        self._known[fingerprint] = (caller, until)
+        caller, made, until = self._verified(token.strip())
+        self._known[fingerprint] = (caller, made, until)
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
+        return self._going_on(caller, made)
+
+    def _going_on(self, caller: Caller, made: float) -> Caller:
+        if self._ended is not None and self._ended(caller, made):
+            raise TokenRevoked("What this token rests on has ended; sign in again.")
         return caller
 
-    def _verified(self, token: str) -> tuple[Caller, float]:
+    def _verified(self, token: str) -> tuple[Caller, float, float]:
         if len(token) > _LONGEST_TOKEN:
             raise TokenInvalid("The token is too long.")
         try:
@@ -207,7 +241,7 @@ class Bearers:
             raise TokenInvalid("The token is meant for another service.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, AttributeError):
             raise TokenInvalid("The token is not valid.") from None
-        return self._caller(claims), until
+        return self._caller(claims), float(claims["iat"]), until
 
     def _in_time(self, claims: Mapping[str, Any]) -> float:
         now = self._clock()
@@ -228,12 +262,30 @@ class Bearers:
             raise TokenInvalid("The token names no subject.")
         try:
             role = Role(claims["role"])
-            patient_id, provider_id = (
-                UUID(claims[name]) if name in claims else None for name in ("patient", "provider")
+            patient_id, provider_id, account_id, session_id = (
+                UUID(claims[name]) if name in claims else None for name in ("patient", "provider", "account", "sid")
             )
-        except (ValueError, TypeError, AttributeError):
-            raise TokenInvalid("The token's role, patient or provider is not known.") from None
-        return Caller(organization, Actor(subject, role, patient_id, provider_id))
+            actor = Actor(
+                subject,
+                role,
+                patient_id,
+                provider_id,
+                account_id,
+                session_id,
+                client_id=_words(claims.get("client_id")),
+                scopes=frozenset((_words(claims["scope"]) or "").split()) if "scope" in claims else None,
+                factors=frozenset(_words(one) or "" for one in claims.get("amr", ())),
+                authenticated_at=datetime.fromtimestamp(claims["auth_time"], UTC) if "auth_time" in claims else None,
+            )
+        except (ValueError, TypeError, AttributeError, OverflowError, OSError):
+            raise TokenInvalid("The token's role or one of the persons it names is not known.") from None
+        return Caller(organization, actor)
+
+
+def _words(claim: Any) -> str | None:
+    if claim is not None and not isinstance(claim, str):
+        raise TypeError("not text")
+    return claim
 
 
 class _WhoAsks(SecurityBase):

@@ -30,6 +30,7 @@ from infra.http.tokens import (
     SigningKey,
     TokenExpired,
     TokenInvalid,
+    TokenRevoked,
     Unauthenticated,
     mint,
 )
@@ -85,6 +86,41 @@ def test_a_good_token_names_its_caller(check: Callable[[str], Caller]) -> None:
     assert caller.organization == "main"
     assert (caller.actor.id, caller.actor.role, caller.actor.patient_id) == ("desk-1", Role.PATIENT, person)
     assert check(token(provider_id=person)).actor.provider_id == person
+
+
+def test_a_token_of_somebody_signed_in_says_how_and_for_what(check: Callable[[str], Caller]) -> None:
+    account, session = uuid4(), uuid4()
+    actor = check(
+        token(
+            account_id=account,
+            session_id=session,
+            client_id="desk-app",
+            scopes=["user/Appointment.rs", "openid"],
+            factors=["pwd", "otp"],
+            authenticated_at=NOW,
+        )
+    ).actor
+    assert (actor.account_id, actor.session_id, actor.client_id) == (account, session, "desk-app")
+    assert (actor.scopes, actor.factors) == (frozenset({"openid", "user/Appointment.rs"}), frozenset({"pwd", "otp"}))
+    assert actor.authenticated_at == NOW
+    assert check(token()).actor.scopes is None
+
+
+@pytest.mark.parametrize("claim", [{"scope": ["a"]}, {"amr": "pwd", "sid": "x"}, {"auth_time": 1e99}, {"client_id": 7}])
+def test_claims_of_another_shape_are_refused(check: Callable[[str], Caller], claim: dict[str, Any]) -> None:
+    with pytest.raises(TokenInvalid):
+        check(forged(claim))
+
+
+def test_a_token_ends_with_what_it_rests_on(clock: Clock) -> None:
+    ended: set[str] = set()
+    bearer = Bearers({KEY.id: KEY.public}, WRITE, clock=clock, ended=lambda caller, made: caller.actor.id in ended)
+    header = f"Bearer {token()}"
+    assert bearer.check(header).actor.id == "desk-1"
+    ended.add("desk-1")
+    # Though it was remembered as good.
+    with pytest.raises(TokenRevoked):
+        bearer.check(header)
 
 
 def test_no_algorithm_but_ours(check: Callable[[str], Caller]) -> None:
