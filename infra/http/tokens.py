@@ -153,9 +153,10 @@ def mint(
 class Bearers:
     """Checks the tokens of one service, which `service(bearers=…)` is given.
 
-    `keys` maps key ids to public keys; it may change while this lives. `ended` says of a verified caller and the instant
-    their token was made whether what it rests on has ended since. Verified tokens are remembered by their hash until
-    they expire, at most `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since the epoch.
+    `keys` maps key ids to public keys; it may change while this lives. `ended` says of a verified caller and the
+    instant their token was made whether what it rests on has ended since. Verified tokens are remembered by their hash
+    until they expire, at most `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since
+    the epoch.
     """
 
     def __init__(
