@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -24,6 +25,7 @@ from infra.control import listen
 from infra.embedded.servers import EmbeddedServers
 from infra.garbage import few_collections
 from infra.settings import Settings
+from infra.tls import server_context
 from infra.troubles import CannotStart
 from infra.turns import short_turns
 from infra.wiring import Application
@@ -48,31 +50,35 @@ def run(settings: Settings, announce: Announce, prepare: Prepare | None = None) 
         runner.run(serve(settings, announce, prepare))
 
 
-def run_service(settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str) -> None:
+def run_service(
+    settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str, *, tls: bool = False
+) -> None:
     """Serve one application, that is opened and closed around it, until told to stop. Raises `Trouble` when it can't
-    start. `what` it is gets logged with the address at which it answers."""
+    start. `what` it is gets logged with the address at which it answers. With `tls` it answers over TLS where a
+    certificate is set; the others tell health and figures alone, to whoever watches them."""
     name = what.removeprefix("the ").replace(" ", "-").lower()
     logs.set_up(name, level=settings.log_level, form=logs.form_of_service(settings.log_format))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         logs.on_loop(runner.get_loop())
-        runner.run(_serve_service(settings, opened, what))
+        runner.run(_serve_service(settings, opened, what, tls))
 
 
 async def _serve_service(
-    settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str
+    settings: Settings, opened: Callable[[], AbstractAsyncContextManager[ASGIApp]], what: str, tls: bool
 ) -> None:
     told = _told()
+    context = server_context(settings) if tls else None
     with contextlib.ExitStack() as kept:
         listener = kept.enter_context(_listen(settings))
         async with opened() as app:
             kept.enter_context(few_collections())
             kept.enter_context(short_turns())
-            api = _Quiet(_config(app))
+            api = _Quiet(_config(app, context))
             serving = asyncio.create_task(api.serve([listener]))
             try:
                 up = asyncio.create_task(api.up.wait())
                 await asyncio.wait([up, serving], return_when=asyncio.FIRST_COMPLETED)
-                _log.info("%s answers at %s", what, _url(settings, listener.getsockname()[1]))
+                _log.info("%s answers at %s", what, _url(settings, listener.getsockname()[1], tls=context is not None))
                 await asyncio.wait([asyncio.create_task(told.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 api.should_exit = True
@@ -89,6 +95,7 @@ def _told() -> asyncio.Event:
 
 async def serve(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
     told = _told()
+    context = server_context(settings)
     async with (
         EmbeddedServers(settings) as servers,
         wiring.build(settings, servers) as application,
@@ -109,14 +116,14 @@ async def serve(settings: Settings, announce: Announce, prepare: Prepare | None 
         listener = _listen(settings)
         port = listener.getsockname()[1]
         control = listen(servers.folder.control_socket)
-        apis = [_Quiet(_config(application.app)), _Quiet(_config(application.control))]
+        apis = [_Quiet(_config(application.app, context)), _Quiet(_config(application.control))]
         serving = [
             asyncio.create_task(api.serve([place])) for api, place in zip(apis, (listener, control), strict=True)
         ]
         try:
             up = [asyncio.create_task(api.up.wait()) for api in apis]
             await asyncio.wait([asyncio.create_task(_all(up)), *serving], return_when=asyncio.FIRST_COMPLETED)
-            url = _url(settings, port)
+            url = _url(settings, port, tls=context is not None)
             servers.announce(url)
             announce(url, application, servers)
             await asyncio.wait([asyncio.create_task(told.wait()), *serving], return_when=asyncio.FIRST_COMPLETED)
@@ -147,9 +154,10 @@ class _Quiet(uvicorn.Server):
         yield
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, context: ssl.SSLContext | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -177,6 +185,6 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _url(settings: Settings, port: int) -> str:
+def _url(settings: Settings, port: int, *, tls: bool) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{host}:{port}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from infra.http.address import Outside, Proxies
 from infra.troubles import WrongSettings
 
 Stack = Literal["embedded", "full"]
@@ -31,6 +32,10 @@ class Settings:
     `log_format` is `json` or `console`; unsaid, services log JSON except at a terminal, and the embedded Daybook
     readable lines. Traces go to `otlp_endpoint`, where an OpenTelemetry collector takes OTLP over HTTP (`http://host:4318`);
     unsaid, there are none. `trace_ratio` is the share of requests that are traced, 0 to 1.
+
+    `trusted_proxies` are networks (`10.0.0.0/8,fd00::/8`) whose word about a caller's address is believed, given in the
+    `forwarded_header`. `tls_cert` and `tls_key` are PEM files (the certificate with its chain): with them the APIs
+    speak TLS alone; `https` says that callers do, and a proxy ends it.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
@@ -55,6 +60,11 @@ class Settings:
     nesting_limit: int = 64
     rate_limit: int = 6000
     rate_window: int = 60
+    trusted_proxies: str = ""
+    forwarded_header: str = "X-Forwarded-For"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    https: bool = False
     log_level: str = "info"
     log_format: LogFormat | None = None
     otlp_endpoint: str | None = None
@@ -84,6 +94,12 @@ class Settings:
     def checkpoints_folder(self) -> Path:
         return self.checkpoints or self.data / "checkpoints"
 
+    @property
+    def outside(self) -> Outside:
+        """How callers reach the APIs. Raises `ValueError`, which `load` has ruled out."""
+        networks = [one.strip() for one in self.trusted_proxies.split(",") if one.strip()]
+        return Outside(Proxies.of(networks, self.forwarded_header), self.https or self.tls_cert is not None)
+
     def need(self, *names: str) -> None:
         """Raises `WrongSettings` naming those that are not set."""
         if missing := [f"DAYBOOK_{name.upper()}" for name in names if not getattr(self, name)]:
@@ -95,7 +111,7 @@ class Settings:
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'http' if self.tls_cert is None else 'https'}://{host}:{self.port}"
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
@@ -130,6 +146,12 @@ class Settings:
             raise WrongSettings(
                 f"DAYBOOK_KAFKA_PREFIX is {self.kafka_prefix!r}; it has 1 to 200 letters, digits, '.', '_' or '-'."
             )
+        try:
+            _ = self.outside
+        except ValueError as error:
+            raise WrongSettings(f"DAYBOOK_TRUSTED_PROXIES or DAYBOOK_FORWARDED_HEADER: {error}.") from None
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise WrongSettings("DAYBOOK_TLS_CERT and DAYBOOK_TLS_KEY go together: both, or neither.")
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
@@ -137,6 +159,7 @@ class Settings:
 
 # What Kafka takes in a topic's name, with room for what comes after it.
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _SHORT = {"data": "DATA", "port": "PORT"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _SECRETS = (
@@ -162,6 +185,11 @@ _KINDS: Mapping[str, type] = {
     "nesting_limit": int,
     "rate_limit": int,
     "rate_window": int,
+    "trusted_proxies": str,
+    "forwarded_header": str,
+    "tls_cert": Path,
+    "tls_key": Path,
+    "https": bool,
     "log_level": str,
     "log_format": str,
     "otlp_endpoint": str,
@@ -197,6 +225,10 @@ def _secret(environ: Mapping[str, str], variable: str) -> str | None:
 def _converted(variable: str, text: str, kind: type) -> Any:
     if kind is Path:
         return Path(text).expanduser()
+    if kind is bool:
+        if text.lower() not in _TRUTHS:
+            raise WrongSettings(f"{variable} is {text!r}, and should be yes or no.")
+        return _TRUTHS[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)

@@ -103,7 +103,9 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             "analytics": analytics,
             "read_models": read_models,
         }
-        app = Together({"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)})
+        app = Together(
+            {"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)}, settings.outside
+        )
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
@@ -131,7 +133,7 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
             models = await stack.enter_async_context(models_on(place, clock=log.clock))
             services["read"] = front.reads(models, log)
             checks["live_views"] = _live_views_answer(models)
-        yield Together(services | {"": front.rest(checks)})
+        yield Together(services | {"": front.rest(checks)}, place.settings.outside)
 
 
 @asynccontextmanager

@@ -35,6 +35,8 @@ def command(data: Path | None, port: int | None, host: str | None, api: str, dem
 
     With DAYBOOK_STACK=full it starts the APIs alone, one or both, on the servers that DAYBOOK_POSTGRES_DSN,
     DAYBOOK_REDIS_URL, DAYBOOK_CLICKHOUSE_URL and DAYBOOK_ELASTICSEARCH_URL name.
+
+    With DAYBOOK_TLS_CERT and DAYBOOK_TLS_KEY, PEM files, it speaks TLS alone.
     """
     settings = Settings.load(data=data, port=port, host=host)
     if settings.stack == "full":
@@ -59,7 +61,8 @@ def _serve_api(settings: Settings, api: str) -> None:
 
     needs = () if api == "write" else ("clickhouse_url", "elasticsearch_url")
     place = Installation.full(settings, "redis_url", *needs, service=api if api != "both" else "apis")
-    server.run_service(settings, lambda: wiring.apis(place, api), f"the {api} API" if api != "both" else "both APIs")  # type: ignore[arg-type]
+    what = f"the {api} API" if api != "both" else "both APIs"
+    server.run_service(settings, lambda: wiring.apis(place, api), what, tls=True)  # type: ignore[arg-type]
 
 
 def _with_demo(settings: Settings) -> Prepare:

@@ -20,7 +20,7 @@ import click
 from infra.cli._options import data_option, json_option
 from infra.cli._progress import bar
 from infra.settings import Settings
-from infra.troubles import CannotStart, DataInUse, NotRunning, Trouble
+from infra.troubles import CannotStart, DataInUse, NotRunning, Trouble, WrongSettings
 
 if TYPE_CHECKING:
     from infra.embedded.data_folder import DataFolder
@@ -69,6 +69,11 @@ def up_command(data: Path | None, port: int | None, servers_only: bool, as_json:
     it is. The addresses are written to stack.env in the data folder.
     """
     settings = Settings.load(data=data, port=port)
+    if settings.tls_cert is not None:
+        raise WrongSettings(
+            "The stack of one machine answers on it alone, without TLS. Leave DAYBOOK_TLS_CERT out; where others ask, "
+            "put a proxy that ends TLS in front, and set DAYBOOK_HTTPS=yes."
+        )
     folder, stack = _open(settings)
     holder = folder.holder()
     if holder is None:

@@ -1,27 +1,61 @@
 """The first thing a request meets and the last thing an answer passes. In: raw ASGI. Out: the same, bounded and safe.
 
-It holds bodies to their size, type and depth, turns an unexpected error into a bare 500, adds the headers that every
-answer carries, and counts. One pure ASGI layer, since each one costs every request.
+It holds bodies to their size, type and depth, refuses what two readers could understand differently, turns an
+unexpected error into a bare 500, adds the headers that every answer carries, and counts. One pure ASGI layer, since
+each one costs every request.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infra.http.address import is_https
 from infra.http.correlation import ASKED
-from infra.http.problems import BodyTooDeep, BodyTooLarge, Refused, UnsupportedMediaType, unexpected
+from infra.http.problems import (
+    BodyTooDeep,
+    BodyTooLarge,
+    Refused,
+    RepeatedHeader,
+    RepeatedKey,
+    UnsupportedMediaType,
+    unexpected,
+)
 
 Header = tuple[bytes, bytes]
 
-# Answers hold personal data: no cache keeps them, no browser guesses their type.
+# Answers hold personal data: no cache keeps them, no browser guesses their type, runs or frames them, tells others
+# their address, or hands them to a page of another origin. What an answer says itself goes before these.
 _ALWAYS: list[Header] = [
     (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
+# RFC 6797 §6.1; not for subdomains, which may be other people's. §7.2: never over plain HTTP.
+_SECURE: list[Header] = [*_ALWAYS, (b"strict-transport-security", b"max-age=31536000")]
+_NAMES = frozenset(name for name, _ in _SECURE)
+
+# Said twice, one reader takes the first and another the last.
+_ONCE = frozenset(
+    (
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"purpose-of-use",
+        b"read-after",
+    )
+)
 
 # A body over the limit is still read this many times over before the answer, or a client that is busy sending would see
 # a broken connection instead of the 413.
@@ -43,7 +77,8 @@ class Traces(Protocol):
 
 
 class Edge:
-    """`metrics` gets (method, operation, status, seconds) of every answer; `headers` replace the usual ones."""
+    """`metrics` gets (method, operation, status, seconds) of every answer. `media_types` are taken as a body besides
+    JSON."""
 
     def __init__(
         self,
@@ -53,14 +88,14 @@ class Edge:
         nesting_limit: int = 64,
         metrics: Any = None,
         traces: Traces | None = None,
-        headers: list[Header] | None = None,
+        media_types: Iterable[str] = (),
     ) -> None:
         self.app = app
         self.body_limit = body_limit
         self.nesting_limit = nesting_limit
         self.metrics = metrics
         self.traces = traces
-        self.headers = _ALWAYS if headers is None else headers
+        self.media_types = frozenset(kind.encode() for kind in media_types)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +112,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self.headers, *extra]
+                message["headers"] = _headers(scope, message["headers"], extra)
             await send(message)
 
         try:
@@ -124,10 +159,13 @@ class Edge:
             raise BodyTooLarge(f"A body may have {limit} bytes.", headers, limit=limit)
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if body:
-            if not _is_json(media_type):
-                raise UnsupportedMediaType("A body is JSON, sent with Content-Type: application/json.")
-            if body.count(b"[") + body.count(b"{") > self.nesting_limit and _depth(body) > self.nesting_limit:
-                raise BodyTooDeep(f"A body may be nested {self.nesting_limit} deep.", limit=self.nesting_limit)
+            if _is_json(media_type):
+                self._check_json(body)
+            elif media_type.partition(b";")[0].strip().lower() not in self.media_types:
+                kinds = sorted(kind.decode() for kind in self.media_types)
+                raise UnsupportedMediaType(
+                    f"A body is sent with Content-Type: {' or '.join(['application/json', *kinds])}."
+                )
         given = False
 
         async def again() -> Message:
@@ -138,6 +176,15 @@ class Edge:
             return {"type": "http.request", "body": body, "more_body": False}
 
         return again
+
+    def _check_json(self, body: bytes) -> None:
+        if body.count(b"[") + body.count(b"{") > self.nesting_limit and _depth(body) > self.nesting_limit:
+            raise BodyTooDeep(f"A body may be nested {self.nesting_limit} deep.", limit=self.nesting_limit)
+        try:
+            _READ(body.decode())
+        except ValueError:
+            # What is wrong with it is said by whoever reads it.
+            return
 
 
 class BrokenOff(Exception):
@@ -159,7 +206,12 @@ def _body_headers(scope: Scope) -> tuple[int | None, bytes]:
     """The announced length of the body (-1: unknown, None: there is no body) and its media type."""
     length: int | None = None
     media_type = b""
+    once = set()
     for name, value in scope["headers"]:
+        if name in _ONCE:
+            if name in once:
+                raise RepeatedHeader(f"{name.decode().title()} is sent once.")
+            once.add(name)
         if name == b"content-length":
             try:
                 length = int(value) or None
@@ -170,6 +222,23 @@ def _body_headers(scope: Scope) -> tuple[int | None, bytes]:
         elif name == b"content-type":
             media_type = value
     return length, media_type
+
+
+def _headers(scope: Scope, own: Iterable[Header], extra: list[Header]) -> list[Header]:
+    always = _SECURE if is_https(scope) else _ALWAYS
+    said = [name for name, _ in own if name in _NAMES]
+    if said:
+        always = [header for header in always if header[0] not in said]
+    return [*own, *always, *extra]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    """RFC 7493 §2.3: names within an object are unique."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise RepeatedKey("A name stands twice in one object of the body.")
+
+
+_READ = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def _is_json(media_type: bytes) -> bool:

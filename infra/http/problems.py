@@ -84,6 +84,14 @@ class BodyTooDeep(Refused):
     code = "body_too_deep"
 
 
+class RepeatedKey(Refused):
+    code = "repeated_key"
+
+
+class RepeatedHeader(Refused):
+    code = "repeated_header"
+
+
 class UnsupportedMediaType(Refused):
     code = "unsupported_media_type"
     status = 415

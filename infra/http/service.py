@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.http import problems
+from infra.http.address import Outside, reached_by
 from infra.http.edge import Edge, Traces
 from infra.http.health import HttpMetrics
 from infra.http.parameters import only_known
@@ -28,12 +29,13 @@ def service(
     nesting_limit: int = 64,
     metrics: HttpMetrics | None = None,
     traces: Traces | None = None,
+    media_types: Iterable[str] = (),
 ) -> FastAPI:
     """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`. One without a
     name stands at the root and is not described.
 
     `bearers` checks the tokens of routes that take an `Asker`. `busy` are the errors that mean: ask again shortly (503
-    with `Retry-After`).
+    with `Retry-After`). `media_types` are taken as a body besides JSON.
     """
     prefix = f"/{name}" if name else ""
     app = FastAPI(
@@ -54,7 +56,14 @@ def service(
     app.state.bearers = bearers
     problems.install(app, busy)
     problems.describe(app)
-    app.add_middleware(Edge, body_limit=body_limit, nesting_limit=nesting_limit, metrics=metrics, traces=traces)
+    app.add_middleware(
+        Edge,
+        body_limit=body_limit,
+        nesting_limit=nesting_limit,
+        metrics=metrics,
+        traces=traces,
+        media_types=media_types,
+    )
     return app
 
 
@@ -65,25 +74,28 @@ def _operation_id(route: APIRoute) -> str:
 class Together:
     """Several services in one process, told apart by the first part of the path. What nobody has is 404.
 
-    `""` is whoever takes the rest.
+    `""` is whoever takes the rest. `outside` is how callers reach all of them.
     """
 
-    def __init__(self, services: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, services: Mapping[str, ASGIApp], outside: Outside | None = None) -> None:
         self._services = dict(services)
-        self._rest = self._services.pop("", None)
+        self._rest = self._services.pop("", Edge(_nothing))
+        self._outside = Outside() if outside is None else outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _no_lifespan(receive, send)
             return
-        first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
-        app = self._services.get(first, self._rest)
-        if app is not None:
-            await app(scope, receive, send)
-        elif scope["type"] == "http":
-            await problem(404, "not_found", "There is nothing at this address.")(scope, receive, send)
-        else:
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
+            return
+        reached_by(scope, self._outside)
+        first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+        await self._services.get(first, self._rest)(scope, receive, send)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    await problem(404, "not_found", "There is nothing at this address.")(scope, receive, send)
 
 
 async def _no_lifespan(receive: Receive, send: Send) -> None:

@@ -12,13 +12,15 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, HTTPException, Query
+from fastapi import APIRouter, FastAPI, Form, HTTPException, Query
 from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from starlette.responses import HTMLResponse
 
 from domain.ports import KeyReused, LogUnavailable
 from domain.refusals import NotAllowed, Refusal, Unknown
 from domain.time import ZoneName
+from infra.http.address import Outside
 from infra.http.health import HttpMetrics, router
 from infra.http.problems import EVERYWHERE, MalformedBody, responses
 from infra.http.service import Together, service
@@ -280,6 +282,81 @@ async def test_a_body_over_the_limit_is_refused_announced_or_not(client: httpx.A
     exact = json.dumps(GOOD).encode()
     padded = exact + b" " * (LIMIT - len(exact))
     assert (await client.post("/write/visits", content=padded, headers=JSON)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", ['{"a": 1, "a": 2}', '{"a": {"b": 1, "c": [{"d": 1, "d": 1}]}}', '{"a": 1, "\\u0061": 2}']
+)
+async def test_a_name_that_stands_twice_in_an_object_is_refused(client: httpx.AsyncClient, body: str) -> None:
+    is_problem(await client.post("/write/visits", content=body, headers=JSON), 400, "repeated_key")
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Idempotency-Key", "Purpose-Of-Use", "Read-After"])
+async def test_a_header_that_two_readers_could_understand_differently_is_refused(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    answer = await client.get("/write/raise/unknown", headers=[(name, "one"), (name.lower(), "another")])
+    is_problem(answer, 400, "repeated_header")
+    assert "another" not in answer.text
+
+
+async def test_a_form_is_taken_only_where_the_service_says_so() -> None:
+    taking = APIRouter()
+
+    @taking.post("/token")
+    async def token(grant: Annotated[str, Form()]) -> str:
+        return grant
+
+    kind = "application/x-www-form-urlencoded"
+    for media_types, status in (((), 415), ((kind,), 200)):
+        app = service("oauth", title="OAuth", description="", routers=[taking], media_types=media_types)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://book") as client:
+            assert (await client.post("/oauth/token", data={"grant": "[" * 100})).status_code == status
+            named = {"content-type": f"{kind}; charset=UTF-8"}
+            assert (await client.post("/oauth/token", content=b"grant=x", headers=named)).status_code == status
+            assert (
+                await client.post("/oauth/token", content=b"x", headers={"content-type": "text/plain"})
+            ).status_code == 415
+
+
+EVERY_ANSWER = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+async def test_every_answer_is_kept_to_whom_it_is_for(app: FastAPI) -> None:
+    own = APIRouter()
+
+    @own.get("/page")
+    async def page() -> HTMLResponse:
+        return HTMLResponse("<p>a page", headers={"Content-Security-Policy": "default-src 'self'", "X-Own": "yes"})
+
+    pages = service("pages", title="Pages", description="", routers=[own])
+    for https in (False, True):
+        together = Together({"write": app, "pages": pages}, Outside(https=https))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(together), base_url="http://book") as client:
+            for path in (
+                "/write/raise/bug",
+                "/write/raise/unknown",
+                "/write/nowhere",
+                "/nowhere",
+                "/write/openapi.json",
+            ):
+                answer = await client.get(path)
+                assert {name: answer.headers.get_list(name) for name in EVERY_ANSWER} == {
+                    name: [value] for name, value in EVERY_ANSWER.items()
+                }, path
+                assert ("strict-transport-security" in answer.headers) is https
+            headers = (await client.get("/pages/page")).headers
+            assert headers.get_list("content-security-policy") == ["default-src 'self'"], "a page's own goes before"
+            assert headers["x-own"] == "yes"
+            assert headers["x-content-type-options"] == "nosniff"
 
 
 async def test_unknown_addresses_and_methods(client: httpx.AsyncClient) -> None:

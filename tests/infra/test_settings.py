@@ -69,6 +69,11 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path, name: str
         ("DAYBOOK_BODY_LIMIT", "0", "at least 1"),
         ("DAYBOOK_NESTING_LIMIT", "0", "at least 1"),
         ("DAYBOOK_RATE_WINDOW", "0", "at least 1"),
+        ("DAYBOOK_TRUSTED_PROXIES", "10.0.0.0/8, everyone", "everyone"),
+        ("DAYBOOK_FORWARDED_HEADER", "X-Real-IP", "neither"),
+        ("DAYBOOK_HTTPS", "perhaps", "yes or no"),
+        ("DAYBOOK_TLS_CERT", "cert.pem", "go together"),
+        ("DAYBOOK_TLS_KEY", "key.pem", "go together"),
     ],
 )
 def test_what_makes_no_sense_is_refused(variable: str, value: str, words: str) -> None:
