@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from infra.event_log import checkpoints
+from infra.http.csrf import Forms
 from infra.http.cursors import Cursors
 from infra.http.positions import Positions
 from infra.http.tokens import SigningKey
@@ -20,7 +21,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "master.key": "wraps the data keys of persons",
         "checkpoints.ed25519": "signs the log",
         "tokens.ed25519": "signs tokens",
-        "http": "seals cursors and positions",
+        "http": "seals cursors, positions and forms",
         "commands": "keys the hashes of remembered commands",
     }
 )
@@ -63,6 +64,9 @@ class KeyFolder:
 
     def cursors(self) -> Cursors:
         return Cursors(self.secret("http"))
+
+    def forms(self) -> Forms:
+        return Forms(self.secret("http"))
 
     def positions(self) -> Positions:
         return Positions(self.secret("http"))
