@@ -27,7 +27,7 @@ _VERSION_1: Mapping[str, str] = {"read": "rs", "write": "cud", "*": LETTERS}
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`context` is `patient`, `user` or `system`; `resource` a FHIR resource type or `*`; `letters` some of `LETTERS`."""
+    """`context` is `patient`, `user` or `system`; `resource` a FHIR type or `*`; `letters` are some of `LETTERS`."""
 
     context: str
     resource: str
@@ -71,6 +71,6 @@ def _common(one: Scope, other: Scope) -> Scope | None:
     letters = "".join(letter for letter in LETTERS if letter in one.letters and letter in other.letters)
     if one.context != other.context or not letters:
         return None
-    if one.resource == other.resource or other.resource == "*":
+    if other.resource in (one.resource, "*"):
         return Scope(one.context, one.resource, letters)
     return Scope(one.context, other.resource, letters) if one.resource == "*" else None
