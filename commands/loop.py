@@ -24,13 +24,41 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
-from domain import appointment, availability, patient, provider, reminder, resource, series
+from domain import (
+    account,
+    address,
+    appointment,
+    availability,
+    holder,
+    mfa_policy,
+    patient,
+    provider,
+    reminder,
+    resource,
+    series,
+)
 from domain.access import Actor
+from domain.account import Account
+from domain.address import Address
 from domain.appointment import Appointment
 from domain.availability import PageId, Shelf, page_stream
 from domain.events import Event
+from domain.holder import Holder
+from domain.mfa_policy import MfaPolicy
 from domain.patient import Patient
-from domain.ports import Clock, Context, EventLog, HolidayCalendar, Ids, Memory, NewEvent, Save, Saved, VersionConflict
+from domain.ports import (
+    Clock,
+    Context,
+    Credentials,
+    EventLog,
+    HolidayCalendar,
+    Ids,
+    Memory,
+    NewEvent,
+    Save,
+    Saved,
+    VersionConflict,
+)
 from domain.provider import Provider
 from domain.refusals import Refusal, Unknown
 from domain.reminder import Reminder
@@ -78,6 +106,10 @@ PATIENT: Aggregate[Patient] = Aggregate(patient.stream, patient.evolve)
 RESOURCE: Aggregate[Resource] = Aggregate(resource.stream, resource.evolve)
 SERIES: Aggregate[Series] = Aggregate(series.stream, series.evolve)
 REMINDER: Aggregate[Reminder] = Aggregate(reminder.stream, reminder.evolve)
+ACCOUNT: Aggregate[Account] = Aggregate(account.stream, account.evolve)
+ADDRESS: Aggregate[Address] = Aggregate(address.stream, address.evolve)
+HOLDER: Aggregate[Holder] = Aggregate(holder.stream, holder.evolve)
+MFA_POLICY: Aggregate[MfaPolicy] = Aggregate(mfa_policy.stream, mfa_policy.evolve)
 
 _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "appointment": appointment.evolve,
@@ -86,6 +118,10 @@ _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "resource": resource.evolve,
     "series": series.evolve,
     "reminder": reminder.evolve,
+    "account": account.evolve,
+    "email": address.evolve,
+    "holder": holder.evolve,
+    "mfa_policy": mfa_policy.evolve,
     "page": availability.evolve,
 }
 
@@ -239,6 +275,17 @@ class Reading:
         await self._read(streams.values())
         return {key: self.states[stream] for key, stream in streams.items()}
 
+    async def alone(self, aggregate: Aggregate[S], key: UUID) -> S | None:
+        """The state of one aggregate, for work on it that is too dear to be done again: others of this process wait.
+        Ask once, and before any other reading rests on the time."""
+        if self._places:
+            raise RuntimeError("a handler queues once")
+        places = [(self.organization, aggregate.stream(key))]
+        await self.desk.queues.take(places)
+        self._places = places
+        self.now = self.desk.clock.now()
+        return await self.find(aggregate, key)
+
     async def pages(self, wanted: Iterable[PageId]) -> Shelf:
         """The pages that a decision rests on. Ask once, for all: the places in the queues are taken in one order."""
         pages = list(dict.fromkeys(wanted))
@@ -331,6 +378,7 @@ class Desk:
     video_url_template: str = "https://video.example.org/{organization}/{room}"
     # Hashes of bodies outlive what was in them, so nobody without this key may try out what that was.
     memory_key: bytes = field(default=b"", repr=False)
+    credentials: Credentials | None = None
     cache: StateCache = field(default_factory=StateCache)
     queues: Queues = field(default_factory=Queues)
     observers: tuple[Observer, ...] = ()

@@ -181,6 +181,46 @@ class Keyring(Protocol):
         missing ones durably first. Raises `LogUnavailable` when the store can't be reached."""
 
 
+class Blinds(Protocol):
+    def of(self, purpose: str, *words: str) -> bytes:
+        """32 bytes made of the words with a key that lies outside the database: always the same, and nobody without
+        the key can make or try them (HMAC-SHA-256)."""
+
+
+class Passwords(Protocol):
+    async def hash(self, password: str) -> str:
+        """Slow and memory-hard on purpose (Argon2id), in PHC string format."""
+
+    async def verify(self, hashed: str | None, password: str) -> bool:
+        """Where there is no hash the same work is done, and the answer is no."""
+
+    def needs_rehash(self, hashed: str) -> bool:
+        """Whether it was made with weaker parameters than today's."""
+
+    def is_common(self, password: str) -> bool:
+        """Whether it is among those that are guessed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What accounts need from outside. `site` is the origin that browsers show (`https://book.example.org`): passkeys
+    are bound to it (WebAuthn Level 2 §13.4.9), and links in mails lead there. `name` is what authenticators show."""
+
+    blinds: Blinds
+    passwords: Passwords
+    site: str = "http://localhost:8000"
+    name: str = "Daybook"
+
+
+class Mailer(Protocol):
+    async def send(self, to: str, subject: str, text: str) -> None:
+        """Hand one letter over, in plain text. Raises `MailLost`."""
+
+
+class MailLost(Exception):
+    """The letter was not taken. Whoever waits for it asks again."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublicHoliday:
     date: date
