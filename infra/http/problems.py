@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from domain.access import InsufficientScope
 from domain.ports import KeyReused, LogUnavailable
 from domain.refusals import Refusal
 
@@ -206,7 +207,13 @@ def _use_problem(operation: Any) -> None:
 
 
 async def _refusal(request: Request, refusal: Refusal) -> Response:
-    return problem(refusal.status, refusal.code, refusal.message, refusal.details)
+    headers = None
+    if isinstance(refusal, InsufficientScope):
+        # RFC 6750 §3.1: the client may ask for a token that reaches further.
+        lacking = refusal.details["scope"]
+        challenge = f'Bearer realm="daybook", error="insufficient_scope", scope="{lacking}"'
+        headers = {"WWW-Authenticate": challenge}
+    return problem(refusal.status, refusal.code, refusal.message, refusal.details, headers)
 
 
 async def _refused(request: Request, refused: Refused) -> Response:
