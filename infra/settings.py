@@ -6,6 +6,7 @@ of the machine can read.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ MODELS = ("diary", "free_time", "facts", "directory")
 class Settings:
     """Sizes in bytes, durations in seconds.
 
-    `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off.
+    `rate_limit` requests are allowed to each caller in `rate_window` seconds; 0 switches the limit off. At doors that
+    open without a token one address may try `address_factor` times as often as usual: more where many people of a
+    clinic share one; 0 leaves the limit by account alone.
 
     `log_format` is `json` or `console`; unsaid, services log JSON except at a terminal, and the embedded Daybook
     readable lines. Traces go to `otlp_endpoint`, where an OpenTelemetry collector takes OTLP over HTTP (`http://host:4318`);
@@ -60,6 +63,7 @@ class Settings:
     nesting_limit: int = 64
     rate_limit: int = 6000
     rate_window: int = 60
+    address_factor: float = 1.0
     trusted_proxies: str = ""
     forwarded_header: str = "X-Forwarded-For"
     tls_cert: Path | None = None
@@ -142,6 +146,8 @@ class Settings:
             raise WrongSettings(f"DAYBOOK_LOG_LEVEL is {self.log_level!r}; it is one of {', '.join(_LEVELS)}.")
         if not 0 <= self.trace_ratio <= 1:
             raise WrongSettings(f"DAYBOOK_TRACE_RATIO is {self.trace_ratio}; a share lies between 0 and 1.")
+        if not 0 <= self.address_factor < math.inf:
+            raise WrongSettings(f"DAYBOOK_ADDRESS_FACTOR is {self.address_factor}; it is 0 or more.")
         if not _PREFIX.fullmatch(self.kafka_prefix):
             raise WrongSettings(
                 f"DAYBOOK_KAFKA_PREFIX is {self.kafka_prefix!r}; it has 1 to 200 letters, digits, '.', '_' or '-'."
@@ -185,6 +191,7 @@ _KINDS: Mapping[str, type] = {
     "nesting_limit": int,
     "rate_limit": int,
     "rate_window": int,
+    "address_factor": float,
     "trusted_proxies": str,
     "forwarded_header": str,
     "tls_cert": Path,

@@ -76,18 +76,20 @@ return tostring(full_at - now)
 
 
 class RedisBuckets:
-    """Counts shared by all processes. Where Redis is away everybody is let in: a limit is not worth a lost booking."""
+    """Counts shared by all processes. Where Redis is away each process counts by itself: a limit is not worth a lost
+    booking, and an outage is not worth having none."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str = "limit:") -> None:
         self._script = client.register_script(_TAKE)
         self._prefix = prefix
+        self._here = MemoryBuckets()
 
     async def take(self, key: str, policy: Policy) -> float:
         run = cast("Callable[..., Awaitable[Any]]", self._script)
         try:
             return float(await run(keys=[self._prefix + key], args=[policy.window, policy.quota]))
         except redis.RedisError:
-            return 0.0
+            return await self._here.take(key, policy)
 
 
 class RateLimit:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.http import problems
 from infra.http.address import Outside, reached_by
+from infra.http.attempts import Attempts
 from infra.http.edge import Edge, Traces
 from infra.http.health import HttpMetrics
 from infra.http.parameters import only_known
@@ -30,12 +31,13 @@ def service(
     metrics: HttpMetrics | None = None,
     traces: Traces | None = None,
     media_types: Iterable[str] = (),
+    attempts: Attempts | None = None,
 ) -> FastAPI:
     """An API whose every address starts with `/name`, described at `/name/docs` and `/name/openapi.json`. One without a
     name stands at the root and is not described.
 
     `bearers` checks the tokens of routes that take an `Asker`. `busy` are the errors that mean: ask again shortly (503
-    with `Retry-After`). `media_types` are taken as a body besides JSON.
+    with `Retry-After`). `media_types` are taken as a body besides JSON. `attempts` counts at doors that are `Limited`.
     """
     prefix = f"/{name}" if name else ""
     app = FastAPI(
@@ -54,6 +56,7 @@ def service(
     for router in routers:
         app.include_router(router, prefix=prefix)
     app.state.bearers = bearers
+    app.state.attempts = Attempts() if attempts is None else attempts
     problems.install(app, busy)
     problems.describe(app)
     app.add_middleware(

@@ -69,6 +69,8 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path, name: str
         ("DAYBOOK_BODY_LIMIT", "0", "at least 1"),
         ("DAYBOOK_NESTING_LIMIT", "0", "at least 1"),
         ("DAYBOOK_RATE_WINDOW", "0", "at least 1"),
+        ("DAYBOOK_ADDRESS_FACTOR", "-1", "0 or more"),
+        ("DAYBOOK_ADDRESS_FACTOR", "inf", "0 or more"),
         ("DAYBOOK_TRUSTED_PROXIES", "10.0.0.0/8, everyone", "everyone"),
         ("DAYBOOK_FORWARDED_HEADER", "X-Real-IP", "neither"),
         ("DAYBOOK_HTTPS", "perhaps", "yes or no"),
