@@ -13,6 +13,7 @@ from infra.http.positions import Positions
 from infra.http.tokens import SigningKey
 from infra.key_files import read, read_or_make
 from infra.keyring import MasterKeyFile
+from infra.signing_keys import TokenKeys
 from infra.troubles import CannotStart
 
 # What each file is for, as `daybook keys` says it.
@@ -55,9 +56,13 @@ class KeyFolder:
     def master(self) -> MasterKeyFile:
         return MasterKeyFile(self.secret("master.key"))
 
+    def token_keys(self) -> TokenKeys:
+        """Sign and verify tokens; they change while this lives, when somebody rotates them."""
+        return TokenKeys(self.path, self.secret)
+
     def tokens(self) -> SigningKey:
-        """Signs the tokens that `daybook token` mints."""
-        return SigningKey(self.secret("tokens.ed25519"))
+        """Signs tokens now."""
+        return self.token_keys().newest()
 
     def checkpoints(self) -> checkpoints.SigningKey:
         return checkpoints.SigningKey(self.secret("checkpoints.ed25519"))

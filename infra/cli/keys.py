@@ -20,6 +20,45 @@ def command() -> None:
     """
 
 
+_TOKENS = click.Choice(["tokens"])
+_FOLDER = click.option(
+    "--folder", type=click.Path(path_type=Path), help="Which. [default: $DAYBOOK_KEYS, or keys in DATA]"
+)
+
+
+@command.command("rotate")
+@click.argument("which", type=_TOKENS)
+@_FOLDER
+@data_option
+@json_option
+def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: bool) -> None:
+    """Make another key sign tokens from now on. Running services take it up by themselves, and what was signed before
+    is good until it runs out: once that is so, `daybook keys retire tokens` takes the former keys away."""
+    settings = Settings.load(data=data, keys=folder)
+    from infra.signing_keys import rotate  # noqa: PLC0415 - loads the parts that use them
+
+    name = rotate(settings.keys_folder)
+    click.echo(json.dumps({"signs": name}) if as_json else f"{settings.keys_folder / name} signs tokens now")
+
+
+@command.command("retire")
+@click.argument("which", type=_TOKENS)
+@_FOLDER
+@data_option
+@json_option
+def retire_command(which: str, folder: Path | None, data: Path | None, as_json: bool) -> None:
+    """Take away all keys of tokens but the one that signs: after a rotation, when the last token signed before has run
+    out; or at once, when one of them got into wrong hands (then restart the services too)."""
+    settings = Settings.load(data=data, keys=folder)
+    from infra.signing_keys import retire  # noqa: PLC0415 - loads the parts that use them
+
+    gone = retire(settings.keys_folder)
+    if as_json:
+        click.echo(json.dumps({"retired": list(gone)}))
+    else:
+        click.echo("\n".join(f"retired  {settings.keys_folder / name}" for name in gone) or "there is one key only")
+
+
 @command.command("make")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to. [default: $DAYBOOK_KEYS, or keys in DATA]")
 @data_option

@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final
@@ -35,6 +35,7 @@ WRITE = "daybook-write"
 READ = "daybook-read"
 
 _ALGORITHM: Final = "EdDSA"
+_TYPE: Final = "at+jwt"
 _REQUIRED: Final = ("iss", "aud", "sub", "org", "role", "exp", "iat", "jti")
 _LONGEST_TOKEN = 4096
 _ORGANIZATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -147,13 +148,15 @@ def mint(
         claims["amr"] = amr
     if authenticated_at is not None:
         claims["auth_time"] = int(authenticated_at.timestamp())
-    return jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers={"kid": key.id})
+    # RFC 9068 §2.1: no other token of ours can be taken for one that opens an API.
+    return jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers={"kid": key.id, "typ": _TYPE})
 
 
 class Bearers:
     """Checks the tokens of one service, which `service(bearers=…)` is given.
 
-    `keys` maps key ids to public keys; it may change while this lives. `ended` says of a verified caller and the
+    `keys` maps key ids to public keys; it may change while this lives. `issuer` is who may have made the token, one or
+    several. `ended` says of a verified caller and the
     instant their token was made whether what it rests on has ended since. Verified tokens are remembered by their hash
     until they expire, at most `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since
     the epoch.
@@ -164,7 +167,7 @@ class Bearers:
         keys: Mapping[str, Ed25519PublicKey],
         audience: str,
         *,
-        issuer: str = "daybook",
+        issuer: str | Sequence[str] = "daybook",
         leeway: int = 30,
         limit: RateLimit | None = None,
         remembered: int = 10_000,
@@ -219,7 +222,10 @@ class Bearers:
         if len(token) > _LONGEST_TOKEN:
             raise TokenInvalid("The token is too long.")
         try:
-            key = self._keys.get(jwt.get_unverified_header(token).get("kid", ""))
+            header = jwt.get_unverified_header(token)
+            if str(header.get("typ")).lower().removeprefix("application/") != _TYPE:
+                raise TokenInvalid("The token is not an access token.")
+            key = self._keys.get(header.get("kid", ""))
             if key is None:
                 raise TokenInvalid("The token is not signed by a known key.")
             claims = jwt.decode(

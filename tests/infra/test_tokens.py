@@ -73,7 +73,7 @@ def token(key: SigningKey = KEY, **given: Any) -> str:
 def forged(change: dict[str, Any], key: SigningKey = KEY, **header: Any) -> str:
     claims = jwt.decode(token(), options={"verify_signature": False})
     claims = {name: value for name, value in (claims | change).items() if value is not ...}
-    return jwt.encode(claims, key.private, algorithm="EdDSA", headers={"kid": KEY.id} | header)
+    return jwt.encode(claims, key.private, algorithm="EdDSA", headers={"kid": KEY.id, "typ": "at+jwt"} | header)
 
 
 def part(data: Any) -> str:
@@ -126,7 +126,7 @@ def test_a_token_ends_with_what_it_rests_on(clock: Clock) -> None:
 def test_no_algorithm_but_ours(check: Callable[[str], Caller]) -> None:
     _, body, _ = token().split(".")
     for algorithm in ("none", "None", "NONE"):
-        bare = f"{part({'alg': algorithm, 'typ': 'JWT', 'kid': KEY.id})}.{body}"
+        bare = f"{part({'alg': algorithm, 'typ': 'at+jwt', 'kid': KEY.id})}.{body}"
         for end in (".", f".{token().split('.')[2]}"):
             with pytest.raises(TokenInvalid):
                 check(bare + end)
@@ -135,10 +135,17 @@ def test_no_algorithm_but_ours(check: Callable[[str], Caller]) -> None:
         KEY.public.public_bytes(Encoding.Raw, PublicFormat.Raw),
         KEY.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
     ):
-        signed = f"{part({'alg': 'HS256', 'typ': 'JWT', 'kid': KEY.id})}.{body}"
+        signed = f"{part({'alg': 'HS256', 'typ': 'at+jwt', 'kid': KEY.id})}.{body}"
         tag = base64.urlsafe_b64encode(hmac.digest(public, signed.encode(), hashlib.sha256)).rstrip(b"=").decode()
         with pytest.raises(TokenInvalid):
             check(f"{signed}.{tag}")
+
+
+def test_no_other_kind_of_token(check: Callable[[str], Caller]) -> None:
+    assert check(forged({}, typ="application/at+jwt"))
+    for kind in ("JWT", "id+jwt", "", None, ["at+jwt"]):
+        with pytest.raises(TokenInvalid):
+            check(forged({}, typ=kind))
 
 
 def test_no_key_but_ours(check: Callable[[str], Caller]) -> None:
