@@ -177,8 +177,8 @@ class Keyring(Protocol):
     async def keys(
         self, organization: str, persons: Iterable[str], *, create: bool = False
     ) -> Mapping[str, bytes | None]:
-        """The data key of each person; None where there is none (never made, or destroyed). `create` makes the
-        missing ones durably first. Raises `LogUnavailable` when the store can't be reached."""
+        """The data key of each person; None where there is none (never made, or destroyed). `create` makes those that
+        were never made, durably first; a destroyed one is never made anew. Raises `LogUnavailable` when the store can't be reached."""
 
 
 class Blinds(Protocol):

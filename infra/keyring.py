@@ -26,7 +26,11 @@ _INSERT = (
     "INSERT INTO data_keys (organization, person, wrapped) SELECT %s, person, wrapped"
     " FROM unnest(%s::text[], %s::bytea[]) AS made(person, wrapped) ON CONFLICT DO NOTHING RETURNING person"
 )
-_DELETE = "DELETE FROM data_keys WHERE organization = %s AND person = %s"
+# Where the person never had a key an empty row keeps them from ever having one.
+_DESTROY = (
+    "INSERT INTO data_keys (organization, person, wrapped) VALUES (%s, %s, '')"
+    " ON CONFLICT (organization, person) DO UPDATE SET wrapped = ''"
+)
 
 
 class MasterKey(Protocol):
@@ -60,7 +64,7 @@ class MasterKeyFile:
 class PostgresKeyring:
     """Keys that were looked up stay in memory, the most recent `remembered` of them.
 
-    A key that another process destroys stays in this one's memory until it falls out; `forget` clears this process's.
+    A key that another process destroys stays in this one's memory until it falls out or is let go of.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class PostgresKeyring:
         self._master = master
         self._remembered = remembered
         self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        # Of whom a question that is under way may still bring the key.
+        self._gone: set[tuple[str, str]] = set()
 
     async def close(self) -> None:
         self._known.clear()
@@ -83,7 +89,7 @@ class PostgresKeyring:
         answer: dict[str, bytes | None] = dict.fromkeys(persons)
         for person in answer:
             answer[person] = self._recall(organization, person)
-        missing = [person for person, key in answer.items() if key is None]
+        missing = [person for person, key in answer.items() if key is None and (organization, person) not in self._gone]
         if missing:
             answer.update(await self._look_up(organization, missing))
         if create and (missing := [person for person in missing if answer[person] is None]):
@@ -91,8 +97,13 @@ class PostgresKeyring:
         return answer
 
     async def forget(self, organization: str, person: str) -> None:
-        """Destroy the person's key: what it sealed can never be read again."""
-        await self._connections.fetch(_DELETE, (organization, person))
+        """Destroy the person's key: what it sealed can never be read again, and they never get another one."""
+        await self._connections.fetch(_DESTROY, (organization, person))
+        self.let_go(organization, person)
+
+    def let_go(self, organization: str, person: str) -> None:
+        """Do without the key from now on: the person is forgotten, and whoever carries that out may be another."""
+        self._gone.add((organization, person))
         self._known.pop((organization, person), None)
 
     def _recall(self, organization: str, person: str) -> bytes | None:
@@ -102,6 +113,7 @@ class PostgresKeyring:
         return key
 
     async def _make(self, organization: str, persons: list[str]) -> dict[str, bytes]:
+        """Those that were destroyed are left out."""
         keys = {person: os.urandom(_KEY) for person in persons}
         wrapped = [await self._master.wrap(key, _bound_to(organization, person)) for person, key in keys.items()]
         rows = await self._connections.fetch(_INSERT, (organization, persons, wrapped))
@@ -115,20 +127,25 @@ class PostgresKeyring:
     async def _look_up(self, organization: str, persons: list[str]) -> dict[str, bytes]:
         rows = await self._connections.fetch(_SELECT, (organization, persons))
         found = {
-            person: await self._master.unwrap(wrapped, _bound_to(organization, person)) for person, wrapped in rows
+            person: await self._master.unwrap(wrapped, _bound_to(organization, person))
+            for person, wrapped in rows
+            if wrapped
         }
         self._remember(organization, found)
         return found
 
     def _remember(self, organization: str, keys: Mapping[str, bytes]) -> None:
         for person, key in keys.items():
-            self._known[organization, person] = key
+            if (organization, person) not in self._gone:
+                self._known[organization, person] = key
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
 
 
 async def opens(master: MasterKey, organization: str, person: str, wrapped: bytes) -> bool:
-    """Whether this master key wrapped that data key."""
+    """Whether this master key wrapped that data key, or it is destroyed."""
+    if not wrapped:
+        return True
     try:
         await master.unwrap(wrapped, _bound_to(organization, person))
     except (InvalidTag, ValueError):

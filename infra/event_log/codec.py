@@ -6,8 +6,10 @@ through the upcasters. Money and decimals are strings; a float has no place in a
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+import domain
 from domain.events import ERASED, EVENTS, Erased, Event
 from domain.ports import UnreadableEvent
 from domain.refusals import Invalid
 from domain.upcasters import UPCASTERS, upcast
+
+# An event is read by its name, so every module that names one is loaded, whatever else this process is there for.
+for _module in pkgutil.iter_modules(domain.__path__):
+    importlib.import_module(f"domain.{_module.name}")
 
 _SEALED: Final = "sealed"
 _MARK: Final = b'"sealed":"v1"'
@@ -111,6 +118,12 @@ def person_of(event: Event) -> str | None:
                 raise TypeError(f"{event.NAME} has personal words but its {event.PERSON} names nobody")
             return str(person)
     return None
+
+
+def without_words(event: Event) -> Event:
+    """The event as it reads when its person is forgotten."""
+    told = {name: ERASED for name in event.SEALED_FIELDS if getattr(event, name) is not None}
+    return event.model_copy(update=told)
 
 
 def encode(event: Event, organization: str, event_id: UUID, key: bytes | None = None) -> bytes:

@@ -10,7 +10,7 @@ from typing import Self
 from domain.ports import KeyReused, Keyring, LogUnavailable, Recorded, Save, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
-from infra.event_log.codec import Stored, decode, encode, person_of, persons_in
+from infra.event_log.codec import Stored, decode, encode, person_of, persons_in, without_words
 from infra.event_log.connections import Connections
 from infra.event_log.reader import Reader, Row
 from infra.event_log.rows import Draft, NotARow, author, columns, draft, text
@@ -253,7 +253,10 @@ def _drafts(save: Save, prefix: str, keys: Mapping[str, bytes | None]) -> list[D
         event = new.event
         if len(new.stream) > _LONGEST_NAME:
             raise Invalid("a stream's name is too long")
-        key = keys.get(person) if keys and (person := person_of(event)) is not None else None
+        key = None
+        if keys and (person := person_of(event)) is not None and (key := keys[person]) is None:
+            # They were forgotten, which holds for words that come later too.
+            event = without_words(event)
         payload = encode(event, organization, new.event_id, key)
         drafts.append(draft(by, prefix + new.stream, new.event_id, event.NAME, payload, new.occurred_at))
     return drafts

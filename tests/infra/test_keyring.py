@@ -61,11 +61,31 @@ async def test_organizations_have_keys_of_their_own(keyring: PostgresKeyring) ->
 
 
 async def test_a_destroyed_key_is_gone(keyring: PostgresKeyring, elsewhere: PostgresKeyring) -> None:
-    before = await keyring.keys("clinic", ["anna"], create=True)
+    before = await keyring.keys("clinic", ["anna", "ben"], create=True)
     await keyring.forget("clinic", "anna")
-    assert await keyring.keys("clinic", ["anna"]) == {"anna": None}
-    assert await elsewhere.keys("clinic", ["anna"]) == {"anna": None}
-    assert await keyring.keys("clinic", ["anna"], create=True) != before
+    for one in (keyring, elsewhere):
+        assert await one.keys("clinic", ["anna"]) == {"anna": None}
+        assert await one.keys("clinic", ["anna", "ben"], create=True) == {"anna": None, "ben": before["ben"]}
+
+
+async def test_who_never_had_a_key_can_be_forgotten_too(
+    keyring: PostgresKeyring, elsewhere: PostgresKeyring
+) -> None:
+    await keyring.forget("clinic", "anna")
+    await keyring.forget("clinic", "anna")
+    assert await elsewhere.keys("clinic", ["anna"], create=True) == {"anna": None}
+    assert (await elsewhere.keys("other", ["anna"], create=True))["anna"] is not None
+
+
+async def test_a_key_that_was_let_go_of_does_not_come_back_by_a_question_under_way(
+    keyring: PostgresKeyring, elsewhere: PostgresKeyring
+) -> None:
+    made = await elsewhere.keys("clinic", ["anna"], create=True)
+    asked = asyncio.create_task(keyring.keys("clinic", ["anna"]))
+    await asyncio.sleep(0)
+    keyring.let_go("clinic", "anna")
+    assert await asked == made
+    assert await keyring.keys("clinic", ["anna"], create=True) == {"anna": None}
 
 
 async def test_the_database_alone_opens_nothing(keyring: PostgresKeyring, database: Database) -> None:

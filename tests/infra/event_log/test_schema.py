@@ -52,7 +52,8 @@ def test_the_superuser_may_not_change_what_is_recorded(database: Database, state
         "DELETE FROM log_head",
         "UPDATE commands SET result = ''",
         "DELETE FROM commands",
-        "UPDATE data_keys SET wrapped = ''",
+        "UPDATE data_keys SET person = 'x'",
+        "DELETE FROM data_keys",
         "CREATE TABLE mine ()",
         "INSERT INTO schema_migrations VALUES (99, 'x')",
         "INSERT INTO archived_events SELECT * FROM events",
@@ -69,6 +70,17 @@ def test_the_application_has_no_right_beyond_appending(database: Database, state
             connection.execute(statement.encode())
 
 
+@pytest.mark.parametrize("who", ["app", "superuser"])
+def test_a_destroyed_key_is_never_brought_back(database: Database, who: str) -> None:
+    with psycopg.connect(getattr(database, who), autocommit=True) as connection:
+        connection.execute("INSERT INTO data_keys (organization, person, wrapped) VALUES ('clinic', 'anna', 'x')")
+        connection.execute("UPDATE data_keys SET wrapped = 'y'")
+        connection.execute("UPDATE data_keys SET wrapped = ''")
+        connection.execute("UPDATE data_keys SET wrapped = ''")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="never brought back"):
+            connection.execute("UPDATE data_keys SET wrapped = 'y'")
+
+
 def test_migrating_again_changes_nothing(database: Database) -> None:
     assert migrate(database.superuser) == []
 
@@ -79,7 +91,7 @@ RIGHTS = {
     "events": {"app": "si", "reader": "s", "archivist": "sd", "backup": "s"},
     "log_head": {"app": "su", "reader": "s", "archivist": "s", "backup": "s"},
     "commands": {"app": "si", "reader": "", "archivist": "", "backup": "s"},
-    "data_keys": {"app": "sid", "reader": "", "archivist": "", "backup": "s"},
+    "data_keys": {"app": "siu-", "reader": "", "archivist": "", "backup": "s"},
     "tracking": {"app": "siu", "reader": "", "archivist": "", "backup": "s"},
     "snapshots": {"app": "siud", "reader": "", "archivist": "", "backup": "s"},
     "archived_events": {"app": "s", "reader": "s", "archivist": "si", "backup": "s"},
