@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.http import problems
+from infra.http import problems, reference
 from infra.http.address import Outside, reached_by
 from infra.http.attempts import Attempts
 from infra.http.edge import Edge, Traces
@@ -44,9 +44,8 @@ def service(
         title=title,
         description=description,
         openapi_url=f"{prefix}/openapi.json" if name else None,
-        docs_url=f"{prefix}/docs" if name else None,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
         dependencies=[Depends(only_known)] if name else None,
@@ -59,6 +58,8 @@ def service(
     app.state.attempts = Attempts() if attempts is None else attempts
     problems.install(app, busy)
     problems.describe(app)
+    if name:
+        reference.describe(app, f"{prefix}/docs")
     app.add_middleware(
         Edge,
         body_limit=body_limit,

@@ -124,7 +124,7 @@ def test_nothing_older_than_tls_1_2_is_spoken(serving: Serving, version: ssl.TLS
                 assert spoken.version() == version.name.replace("_", ".")
         else:
             # uvloop hangs up without an alert.
-            with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION|UNEXPECTED_EOF"):
+            with pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|UNEXPECTED_EOF"):
                 context.wrap_socket(raw, server_hostname="127.0.0.1")
 
 
