@@ -1,0 +1,83 @@
+"""From where each request comes, written into the log once for each origin. In: a request and who asks. Out: the id of
+its origin, which stands as the cause beside all that comes of it.
+
+The id is a keyed hash of what makes the origin, so every process gives one origin one id, no table is asked, and nobody
+without the key can try out addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+from starlette.types import Scope
+
+from domain.access import Actor
+from domain.origin import OriginSeen, stream
+from domain.ports import Clock, Context, EventLog, Ids, NewEvent, Save, VersionConflict
+from infra.http.address import client_address
+
+_REMEMBERED: Final = 20_000
+_LONGEST_AGENT: Final = 256
+
+_Key = tuple[str, str, UUID | None, str | None, str, str]
+
+
+class Origins:
+    """`secret` is the installation's; every process that answers must have the same. The most recent origins are
+    remembered, so that a request from a known one costs a look into memory."""
+
+    def __init__(self, log: EventLog, clock: Clock, ids: Ids, secret: bytes) -> None:
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+        self._secret = hmac.digest(secret, b"daybook origins v1", hashlib.sha256)
+        self._known: OrderedDict[_Key, UUID] = OrderedDict()
+
+    async def of(self, scope: Scope, organization: str, actor: Actor) -> UUID:
+        """Where this request comes from; in the log when this returns. Raises `LogUnavailable`."""
+        agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+        # What is no text of PostgreSQL's (a NUL) can't come through HTTP; latin-1 takes all the rest.
+        words = agent[:_LONGEST_AGENT].decode("latin-1")
+        key = (organization, actor.id, actor.session_id, actor.client_id, client_address(scope), words)
+        known = self._known.get(key)
+        if known is not None:
+            self._known.move_to_end(key)
+            return known
+        origin_id = self._id(key)
+        await self._write(origin_id, key, actor)
+        self._known[key] = origin_id
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return origin_id
+
+    def _id(self, key: _Key) -> UUID:
+        said = json.dumps(key, default=str, separators=(",", ":")).encode()
+        digest = bytearray(hmac.digest(self._secret, said, hashlib.sha256)[:16])
+        # RFC 9562 §5.8: version 8 is for ids that are made in a way of one's own.
+        digest[6] = digest[6] & 0x0F | 0x80
+        digest[8] = digest[8] & 0x3F | 0x80
+        return UUID(bytes=bytes(digest))
+
+    async def _write(self, origin_id: UUID, key: _Key, actor: Actor) -> None:
+        organization, _, session_id, client_id, address, agent = key
+        seen = OriginSeen(
+            origin_id=origin_id,
+            person=str(actor.account_id or actor.id),
+            session_id=session_id,
+            client_id=client_id,
+            address=address,
+            agent=agent or None,
+        )
+        command_id = self._ids.new()
+        context = Context(organization, actor.id, command_id, command_id)
+        name = stream(origin_id)
+        event = NewEvent(name, seen, self._clock.now(), self._ids.new())
+        # In conflict it was written before: by another process, or by this one, which forgot.
+        with suppress(VersionConflict):
+            await self._log.append(Save(context, {name: 0}, [event]))
