@@ -29,6 +29,7 @@ from domain import (
     address,
     appointment,
     availability,
+    client,
     holder,
     mfa_policy,
     patient,
@@ -36,12 +37,14 @@ from domain import (
     reminder,
     resource,
     series,
+    session,
 )
 from domain.access import Actor
 from domain.account import Account
 from domain.address import Address
 from domain.appointment import Appointment
 from domain.availability import PageId, Shelf, page_stream
+from domain.client import Client
 from domain.events import Event
 from domain.holder import Holder
 from domain.mfa_policy import MfaPolicy
@@ -64,8 +67,10 @@ from domain.refusals import Refusal, Unknown
 from domain.reminder import Reminder
 from domain.resource import Resource
 from domain.series import Series
+from domain.session import Session
 
 S = TypeVar("S")
+K = TypeVar("K", bound="Key")
 C = TypeVar("C", bound="Command")
 
 # A loser of a race decides again at once; more than this many lost races in a row is congestion, not bad luck.
@@ -73,6 +78,8 @@ ATTEMPTS = 12
 CACHED_STATES = 50_000
 # What is known of a stream that nobody has looked at.
 NOTHING: tuple[int, Any] = (0, None)
+# What names one aggregate of a kind: an id, or several where one stands under another.
+Key = UUID | tuple[UUID, ...]
 
 
 class Command(BaseModel):
@@ -96,7 +103,7 @@ class Busy(Exception):
 class Aggregate(Generic[S]):
     """How to name a stream and fold its events."""
 
-    stream: Callable[[UUID], str]
+    stream: Callable[[Any], str]
     evolve: Callable[[S | None, Event], S]
 
 
@@ -106,6 +113,8 @@ PATIENT: Aggregate[Patient] = Aggregate(patient.stream, patient.evolve)
 RESOURCE: Aggregate[Resource] = Aggregate(resource.stream, resource.evolve)
 SERIES: Aggregate[Series] = Aggregate(series.stream, series.evolve)
 REMINDER: Aggregate[Reminder] = Aggregate(reminder.stream, reminder.evolve)
+CLIENT: Aggregate[Client] = Aggregate(client.stream, client.evolve)
+SESSION: Aggregate[Session] = Aggregate(session.stream, session.evolve)
 ACCOUNT: Aggregate[Account] = Aggregate(account.stream, account.evolve)
 ADDRESS: Aggregate[Address] = Aggregate(address.stream, address.evolve)
 HOLDER: Aggregate[Holder] = Aggregate(holder.stream, holder.evolve)
@@ -118,6 +127,8 @@ _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "resource": resource.evolve,
     "series": series.evolve,
     "reminder": reminder.evolve,
+    "client": client.evolve,
+    "session": session.evolve,
     "account": account.evolve,
     "email": address.evolve,
     "holder": holder.evolve,
@@ -251,25 +262,25 @@ class Reading:
     ) -> None:
         self.desk.queues.leave(self._places)
 
-    async def find(self, aggregate: Aggregate[S], key: UUID) -> S | None:
+    async def find(self, aggregate: Aggregate[S], key: Key) -> S | None:
         """The state of one aggregate, or None where there is none."""
         stream = aggregate.stream(key)
         await self._read([stream])
         state: S | None = self.states[stream]
         return state
 
-    async def get(self, aggregate: Aggregate[S], key: UUID) -> S:
+    async def get(self, aggregate: Aggregate[S], key: Key) -> S:
         """The state of one aggregate. Raises `Unknown`."""
         state = await self.find(aggregate, key)
         if state is None:
             raise Unknown("unknown id", id=str(key))
         return state
 
-    async def both(self, one: tuple[Aggregate[Any], UUID], other: tuple[Aggregate[Any], UUID]) -> None:
+    async def both(self, one: tuple[Aggregate[Any], Key], other: tuple[Aggregate[Any], Key]) -> None:
         """Read two in one round trip, ahead of asking for each."""
         await self._read([one[0].stream(one[1]), other[0].stream(other[1])])
 
-    async def each(self, aggregate: Aggregate[S], keys: Iterable[UUID]) -> Mapping[UUID, S | None]:
+    async def each(self, aggregate: Aggregate[S], keys: Iterable[K]) -> Mapping[K, S | None]:
         """The states of many, in one round trip; None where there is none."""
         streams = {key: aggregate.stream(key) for key in keys}
         await self._read(streams.values())

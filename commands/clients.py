@@ -1,0 +1,62 @@
+"""Clients: registered, given another secret, removed.
+
+A secret is made by whoever asks for the command, who shows it once; here only its hash passes, so no remembered answer
+holds it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import StringConstraints
+
+from commands.loop import CLIENT, Command, Decision, Reading, handles
+from domain import access, client
+from domain.access import Actor
+from domain.client import Details
+
+# A SHA-256 in hex.
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RegisterClient(Command):
+    """`secret` is the hash of one made for a confidential client."""
+
+    details: Details
+    secret: Hash
+
+
+class RotateClientSecret(Command):
+    client_id: UUID
+    secret: Hash
+
+
+class RemoveClient(Command):
+    client_id: UUID
+
+
+@handles(RegisterClient)
+async def register_client(command: RegisterClient, reading: Reading, actor: Actor) -> Decision:
+    access.require(actor, "register_client")
+    client_id = reading.desk.ids.new()
+    event = client.register(client_id, command.details, command.secret)
+    return Decision([(client.stream(client_id), event)], {"client_id": str(client_id)})
+
+
+@handles(RotateClientSecret)
+async def rotate_client_secret(command: RotateClientSecret, reading: Reading, actor: Actor) -> Decision:
+    access.require(actor, "register_client")
+    state = await reading.get(CLIENT, command.client_id)
+    return Decision([(client.stream(state.id), client.rotate_secret(state, command.secret))], _told(state.id))
+
+
+@handles(RemoveClient)
+async def remove_client(command: RemoveClient, reading: Reading, actor: Actor) -> Decision:
+    access.require(actor, "register_client")
+    state = await reading.get(CLIENT, command.client_id)
+    return Decision([(client.stream(state.id), event) for event in client.remove(state)], _told(state.id))
+
+
+def _told(client_id: UUID) -> dict[str, str]:
+    return {"client_id": str(client_id)}

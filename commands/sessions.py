@@ -1,0 +1,177 @@
+"""Sessions: started by a sign-in or by an app's code, refreshed, ended.
+
+Whether a code was used before, and which refresh token is the latest, is decided by the session's stream and nothing
+else; so of two who come with the same one at the same time, the second is found out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from commands.clients import Hash
+from commands.loop import ACCOUNT, CLIENT, SESSION, Command, Decision, Reading, handles
+from domain import access, session
+from domain.access import Actor, Reach
+from domain.account import Account, Status
+from domain.events import Event
+from domain.refusals import Refusal, Unknown
+from domain.session import OFFLINE, PRESENT, Ending, SessionEnded, SessionId, SessionStarted
+
+
+class SessionOver(Refusal):
+    """The session has ended, or what is held of it was never its own. Sign in again."""
+
+    code = "session_over"
+    status = 401
+
+
+class StartSession(Command):
+    """`era` is the account's at the moment of signing in, and `secret` the hash of the first refresh token's, where
+    there is to be one. The other fields are the event's. → `outcome`: `started`; or `refused`, where the session was
+    started before, which ends it."""
+
+    account_id: UUID
+    session_id: UUID
+    era: int
+    client_id: UUID | None = None
+    within: UUID | None = None
+    scopes: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ()
+    factors: tuple[str, ...]
+    authenticated_at: datetime
+    offline: bool = False
+    secret: Hash | None = None
+    address: str | None = None
+    user_agent: str | None = None
+
+
+class RefreshSession(Command):
+    """`presented` and `following` are hashes of the secrets in the token that was shown and in the one to be given.
+    → `outcome`: `refreshed`, with the `generation` of the new token; or `refused`, which ends the session."""
+
+    account_id: UUID
+    session_id: UUID
+    client_id: UUID
+    generation: int
+    presented: Hash
+    following: Hash
+
+
+class EndSession(Command):
+    account_id: UUID
+    session_id: UUID
+    reason: Ending = Ending.SIGNED_OUT
+
+
+class EndSessions(Command):
+    """All sessions of an account but one. → `ended`: how many."""
+
+    account_id: UUID
+    but: UUID | None = None
+
+
+@handles(StartSession)
+async def start_session(command: StartSession, reading: Reading, actor: Actor) -> Decision:
+    access.require(actor, "keep_session")
+    key = SessionId(command.account_id, command.session_id)
+    stream = session.stream(key)
+    known = await reading.find(SESSION, key)
+    if known is not None:
+        # RFC 6749 §4.1.2: a code that comes twice was copied, and what came of it is not to be trusted.
+        ended = [] if known.ended else [(stream, session.end(known, Ending.CODE_REUSED))]
+        return Decision(ended, {"outcome": "refused"})
+    changes: list[tuple[str, Event]] = []
+    await _account(reading, command.account_id, command.era)
+    if command.within is not None:
+        outer = await reading.find(SESSION, SessionId(command.account_id, command.within))
+        if outer is None or not outer.lives(reading.now):
+            raise SessionOver("you are signed out")
+        changes += [(session.stream(outer.key), event) for event in session.use(outer, reading.now)]
+    if command.client_id is not None and (await reading.get(CLIENT, command.client_id)).removed:
+        raise SessionOver("this app was removed")
+    endurance = OFFLINE if command.offline else PRESENT
+    fields = command.model_dump(exclude={"era"})
+    started = SessionStarted(
+        **fields, era=command.era, idle_until=reading.now + endurance.idle, until=reading.now + endurance.whole
+    )
+    return Decision([(stream, started), *changes], {"outcome": "started"})
+
+
+@handles(RefreshSession)
+async def refresh_session(command: RefreshSession, reading: Reading, actor: Actor) -> Decision:
+    access.require(actor, "keep_session")
+    key = SessionId(command.account_id, command.session_id)
+    state = await reading.find(SESSION, key)
+    if state is None:
+        raise SessionOver("there is no such session")
+    event: SessionEnded | session.SessionRefreshed | None = None
+    if not await _still_holds(reading, state):
+        if state.ended is None:
+            event = session.end(state, Ending.ACCOUNT)
+    else:
+        event = session.refresh(
+            state, command.client_id, command.generation, command.presented, command.following, reading.now
+        )
+    if event is None:
+        raise SessionOver("this session has ended, or this is no token of it")
+    refused = isinstance(event, SessionEnded)
+    answer: dict[str, Any] = {"outcome": "refused" if refused else "refreshed"}
+    if isinstance(event, session.SessionRefreshed):
+        answer["generation"] = event.generation
+    return Decision([(session.stream(key), event)], answer)
+
+
+@handles(EndSession)
+async def end_session(command: EndSession, reading: Reading, actor: Actor) -> Decision:
+    reason = _as(actor, command.account_id, command.reason)
+    key = SessionId(command.account_id, command.session_id)
+    state = await reading.find(SESSION, key)
+    if state is None:
+        raise Unknown("unknown id", id=str(command.session_id))
+    changes = [] if state.ended else [(session.stream(key), session.end(state, reason))]
+    return Decision(changes, {"session_id": str(command.session_id)})
+
+
+@handles(EndSessions)
+async def end_sessions(command: EndSessions, reading: Reading, actor: Actor) -> Decision:
+    reason = _as(actor, command.account_id, Ending.SIGNED_OUT)
+    names = await reading.desk.log.streams(reading.organization, *session.streams_of(command.account_id))
+    keys = [key for name in names if (key := session.key_of(name)).id != command.but]
+    states = [state for state in (await reading.each(SESSION, keys)).values() if state is not None]
+    going_on = [state for state in states if state.lives(reading.now)]
+    changes = [(session.stream(state.key), session.end(state, reason)) for state in going_on]
+    return Decision(changes, {"ended": len(changes)})
+
+
+def _as(actor: Actor, account_id: UUID, reason: Ending) -> Ending:
+    """Why it ends, seen from who ends it. Raises `Unknown` for another's account."""
+    own = actor.account_id == account_id
+    if access.require(actor, "end_session") is Reach.SELF and not own:
+        raise Unknown("unknown id", id=str(account_id))
+    return reason if own or actor.role is access.Role.SYSTEM else Ending.ADMINISTRATOR
+
+
+async def _account(reading: Reading, account_id: UUID, era: int) -> Account:
+    """Raises `SessionOver` where the account is not what it was at the sign-in."""
+    state = await reading.find(ACCOUNT, account_id)
+    if state is None or state.status is not Status.ACTIVE or state.era != era:
+        raise SessionOver("this account has changed since you signed in")
+    return state
+
+
+async def _still_holds(reading: Reading, state: session.Session) -> bool:
+    """Whether the account, the app and, but for an app that works without its person, the sign-in that a session rests
+    on are still there."""
+    account = await reading.find(ACCOUNT, state.key.account_id)
+    if account is None or account.status is not Status.ACTIVE or account.era != state.era:
+        return False
+    if state.within is not None and not state.offline:
+        outer = await reading.find(SESSION, SessionId(state.key.account_id, state.within))
+        if outer is None or outer.ended is not None:
+            return False
+    if state.client_id is None:
+        return True
+    client = await reading.find(CLIENT, state.client_id)
+    return client is not None and not client.removed
