@@ -162,6 +162,7 @@ class Traces:
         commands = _counted(
             (command, correlation, row.position)
             for row in rows
+            if not _is_aside(row.stream.partition("/")[2])
             for command, correlation in [_ids_in(row)]
             if self._sampler.wants(correlation.int)
         )
@@ -175,7 +176,7 @@ class Traces:
             commands = _counted(
                 (event.command_id, event.correlation_id, event.position)
                 for event in events
-                if self._sampler.wants(event.correlation_id.int)
+                if self._sampler.wants(event.correlation_id.int) and not _is_aside(event.stream)
             )
             kind = SpanKind.CONSUMER if through_kafka else SpanKind.INTERNAL
             self._batch(f"project {model}", kind, commands, seconds, above, None, len(events))
@@ -382,6 +383,11 @@ def _ours(trace: int, span: int) -> SpanContext:
 
 def _remote(trace: int, span: int) -> SpanContext:
     return SpanContext(trace, span, is_remote=True, trace_flags=_SAMPLED)
+
+
+def _is_aside(stream: str) -> bool:
+    """Looks and origins change no read model, and no command's span stands above them."""
+    return stream.startswith(("look/", "origin/"))
 
 
 def _ids_in(row: Row) -> tuple[UUID, UUID]:

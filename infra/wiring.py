@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 import read_api.app
 import write_api.app
 from commands.loop import Desk
+from domain.ports import Clock, EventLog
 from infra.control import Control, Progress, Result
 from infra.desk import checkpointer_on, desk_for, log_on
 from infra.embedded.servers import EmbeddedServers
@@ -29,8 +30,10 @@ from infra.event_log.log import PostgresEventLog
 from infra.filling import counting
 from infra.http import health
 from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
+from infra.http.origins import Origins
 from infra.http.service import Together, service
 from infra.http.tokens import Bearers
+from infra.ids import TimeOrderedIds
 from infra.installation import Installation
 from infra.leadership import Leader
 from infra.metrics import (
@@ -48,6 +51,7 @@ from infra.read_models import ReadModels, models_on
 from infra.settings import Settings
 from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
+from read_api.trail import Trail
 from streams import follower as following
 from streams.follower import Follower
 from streams.holds import HoldSweeper
@@ -188,6 +192,7 @@ class _Front:
         self._registry = registry
         self._metrics = health.HttpMetrics(registry, "write")
         self._positions, self._cursors = keys.positions(), keys.cursors()
+        self._secret = keys.secret("http")
         tokens = keys.tokens()
         limit = RateLimit(Policy(settings.rate_limit, settings.rate_window), buckets) if settings.rate_limit else None
         self._bearers = partial(
@@ -205,6 +210,7 @@ class _Front:
             desk,
             bearers,
             self._positions,
+            origins=self._origins(desk.log, desk.clock),
             metrics=self._metrics,
             traces=self._traces,
             body_limit=self._settings.body_limit,
@@ -221,12 +227,16 @@ class _Front:
             self._bearers(self._settings.read_audience),
             self._positions,
             self._cursors,
+            trail=Trail(log, log.clock, TimeOrderedIds(), self._origins(log, log.clock), self._secret),
             directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
+
+    def _origins(self, log: EventLog, clock: Clock) -> Origins:
+        return Origins(log, clock, TimeOrderedIds(), self._secret)
 
     def rest(self, checks: Mapping[str, health.Check]) -> FastAPI:
         return service("", title="Daybook", description="", routers=[health.router(checks, self._registry)])

@@ -21,11 +21,14 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from read_api import appointments, directory, facts, patients, providers, resources, slots
 from read_api.asking import Library
+from read_api.trail import Trail
 
 _ABOUT = """
 What the book shows. Every answer comes from a read model, which follows the log closely.
 
 * **Who asks** comes from the bearer token: `daybook token --role front_desk`. A patient sees their own.
+* **Every look at a patient's data is recorded** before it is answered: who, whose, which screen, and why, which
+  `Purpose-Of-Use` says.
 * **`Read-After`**: send the `position` that a command answered with, and read what it did.
 * **`as_of`**: the same questions, of an earlier instant or position, answered from the log.
 * **`next`** of a page is the `cursor` of the one that follows.
@@ -44,6 +47,7 @@ def build(
     positions: Positions,
     cursors: Cursors,
     *,
+    trail: Trail | None,
     directory_model: Directory | None = None,
     patience: float = 2.0,
     metrics: HttpMetrics | None = None,
@@ -53,8 +57,9 @@ def build(
 ) -> FastAPI:
     """The read API as an application; every address starts with `/read`.
 
-    The models are filled by somebody else. `log` answers `as_of`. `positions` must be those of the write API.
-    `patience` is how many seconds a `Read-After` waits at most.
+    The models are filled by somebody else. `log` answers `as_of`. `trail` records who is shown what of whom; only who
+    measures what that costs, or asks for the description alone, does without. `positions` must be those of the write
+    API. `patience` is how many seconds a `Read-After` waits at most.
     """
     app = service(
         "read",
@@ -77,7 +82,7 @@ def build(
         traces=traces,
     )
     app.state.library = Library(
-        diary, free_time, facts_model, log, clock, positions, cursors, patience, directory_model
+        diary, free_time, facts_model, log, clock, positions, cursors, patience, directory_model, trail
     )
     app.state.metrics = metrics
     for kind in (RedisError, ClickHouseError, IndexAway):

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from domain.access import Role
 from domain.appointment import FHIR_STATUS, CancellationReason, DeclineReason, Outcome, Party, Status
+from domain.look import Screen
 from domain.provider import Mode, Money
 from projections.diary import AppointmentRow, HistoryLine
 from read_api.asking import Asked
@@ -90,6 +91,7 @@ async def read_appointment(appointment_id: UUID, asked: Asked, as_of: AsOf = Non
     asked.may("read_appointment")
     book = await asked.book(as_of, asked.library.diary)
     row = asked.own(await book.appointment(appointment_id), appointment_id)
+    asked.shows(Screen.APPOINTMENT, row.patient_id, resource_id=appointment_id)
     lines = await book.history(appointment_id)
     found = AppointmentWithHistory.model_validate(
         {**shown(row, book.now), "history": [_entry(asked, line) for line in lines]}

@@ -5,29 +5,35 @@ In: who asks, from when on (`Read-After`), and as of when. Out: JSON with the po
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 from fastapi import Depends, Request
 from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from domain import access, patient
 from domain.access import Actor, Role
 from domain.availability import Page
+from domain.look import Screen
 from domain.ports import Clock, EventLog
 from domain.provider import Provider
 from domain.refusals import Unknown
 from domain.resource import Resource
 from domain.slots import Diary, Wish
 from domain.time import Period
+from infra.http.correlation import correlate, correlated
 from infra.http.cursors import Cursors
+from infra.http.edge import add_header
 from infra.http.positions import Positions
 from infra.http.problems import InvalidParameter, Refused
+from infra.http.purposes import purpose_of
 from infra.http.tokens import Asker, Caller
 from projections.as_of import AsOf
 from projections.diary import AppointmentDiary, AppointmentPage, AppointmentRow, HistoryLine
@@ -36,6 +42,7 @@ from projections.documents import Kept
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
+from read_api.trail import Look, Trail
 
 
 class NotCaughtUp(Refused):
@@ -47,7 +54,8 @@ class NotCaughtUp(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What every route needs of the outside. `patience` is how many seconds a `Read-After` waits at most."""
+    """What every route needs of the outside. `patience` is how many seconds a `Read-After` waits at most; `trail`
+    writes down who is shown what of whom."""
 
     diary: AppointmentDiary
     free_time: FreeTime
@@ -58,6 +66,7 @@ class Library:
     cursors: Cursors
     patience: float = 2.0
     directory: Directory | None = None
+    trail: Trail | None = None
 
 
 class Book(Protocol):
@@ -161,20 +170,52 @@ class Past:
         return await self._then.diary_at(provider_id, wish, self.now)
 
 
-class Asking:
-    """One question: who asks, and what the headers say."""
+class Answer(Response):
+    """An answer that leaves only when the looks that it gives are in the log: what can't be recorded is not shown."""
 
-    __slots__ = ("actor", "library", "organization", "request")
+    def __init__(self, looks: Sequence[asyncio.Task[None]], *answer: Any) -> None:
+        super().__init__(*answer)
+        self._looks = looks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises `LogUnavailable`."""
+        for look in self._looks:
+            await look
+        await super().__call__(scope, receive, send)
+
+
+class Asking:
+    """One question: who asks, and what the headers say. Raises `InvalidParameter`."""
+
+    __slots__ = ("_looks", "actor", "correlation_id", "library", "organization", "purpose", "request")
 
     def __init__(self, request: Request, library: Library, caller: Caller) -> None:
         self.request = request
         self.library = library
         self.actor: Actor = caller.actor
         self.organization = caller.organization
+        self.purpose = purpose_of(request.headers.get("purpose-of-use"), self.actor.role)
+        self.correlation_id = correlated(request.scope) or (library.trail.ids.new() if library.trail else None)
+        self._looks: list[asyncio.Task[None]] = []
+        if self.correlation_id is not None:
+            correlate(request.scope, self.correlation_id)
+            add_header(request.scope, b"x-request-id", str(self.correlation_id).encode())
 
     def may(self, what: str) -> None:
         """Raises `NotAllowed`."""
         access.require(self.actor, what)
+
+    def shows(self, screen: Screen, *patients: UUID, resource_id: UUID | None = None) -> None:
+        """The answer will show this of these patients. It is written into the log while the answer is being made, which
+        then waits for it."""
+        trail = self.library.trail
+        if trail is None or self.correlation_id is None or not patients:
+            return
+        look = Look(self.organization, self.actor, self.purpose, self.correlation_id, screen, patients, resource_id)
+        writing = asyncio.create_task(trail.write(self.request.scope, look))
+        # Where the answer becomes another one on its way, nobody asks what became of the look.
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._looks.append(writing)
 
     async def caught_up(self, *models: Model) -> int:
         """Wait until the models have what `Read-After` names. Returns the position that all of them have.
@@ -230,8 +271,8 @@ class Asking:
             headers["ETag"] = f'"{version}"'
             known = self.request.headers.get("if-none-match", "") if whole else ""
             if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
-                return Response(None, 304, headers)
-        return Response(content.model_dump_json(), 200, headers, "application/json")
+                return Answer(self._looks, None, 304, headers)
+        return Answer(self._looks, content.model_dump_json(), 200, headers, "application/json")
 
 
 async def asking(request: Request, caller: Asker) -> Asking:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from infra.http.problems import responses
+from infra.http.purposes import HEADER as PURPOSE_OF_USE
 
 _TEXT: Final = {"type": "string"}
 _READ_AFTER: Final[dict[str, Any]] = {
@@ -34,5 +35,5 @@ def answers(*refusals: int, tagged: bool = False, whole: bool = False) -> dict[s
         told[304] = {"description": "Nothing has changed", "headers": {**_POSITION, **_ETAG}}
     return {
         "responses": {**told, **responses(*refusals)},
-        "openapi_extra": {"parameters": [_READ_AFTER, *([_IF_NONE_MATCH] if whole else [])]},
+        "openapi_extra": {"parameters": [_READ_AFTER, PURPOSE_OF_USE, *([_IF_NONE_MATCH] if whole else [])]},
     }

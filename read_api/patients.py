@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from domain.access import require_patient
+from domain.look import Screen
 from read_api.appointments import Appointment, shown
 from read_api.asking import Asked
 from read_api.describing import answers
@@ -50,6 +51,7 @@ async def read_patient_appointments(
     page = await book.of_patient(patient_id, after=after, limit=limit, newest_first=order is Order.NEWEST)
     if not page.appointments and after is None:
         await asked.registered(patient_id, book)
+    asked.shows(Screen.APPOINTMENTS, patient_id)
     following = None
     if page.next is not None:
         following = asked.library.cursors.make(listing, asked.organization, page.next)

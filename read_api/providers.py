@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from domain.access import Role
 from domain.availability import BlockReason, Entry
+from domain.look import Screen
 from domain.provider import (
     BookingRules,
     Location,
@@ -197,6 +198,7 @@ async def read_provider_day(
     place = _place(provider, location_id)
     day = on or local_day(book.now, place)
     (found,) = await _days(book, provider, [day], day_bounds(day, place), place)
+    asked.shows(Screen.PROVIDER_DAY, *_patients([found]), resource_id=provider_id)
     told = ProviderDay(provider_id=provider_id, time_zone=place.key, **dict(found))
     return asked.answer(told, book.position)
 
@@ -212,7 +214,12 @@ async def read_provider_week(
     monday = day - timedelta(days=day.weekday())
     days = [monday + timedelta(days=number) for number in range(7)]
     found = await _days(book, provider, days, week_bounds(day, place), place)
+    asked.shows(Screen.PROVIDER_WEEK, *_patients(found), resource_id=provider_id)
     return asked.answer(ProviderWeek(provider_id=provider_id, time_zone=place.key, days=found), book.position)
+
+
+def _patients(days: Iterable[DiaryDay]) -> Iterable[UUID]:
+    return dict.fromkeys(one.patient_id for day in days for one in day.appointments)
 
 
 async def _known(book: Book, provider_id: UUID) -> Kept[Provider]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from domain.availability import BlockReason, Entry
+from domain.look import Screen
 from domain.provider import ResourceKind
 from domain.resource import Resource
 from projections.documents import Kept
@@ -106,8 +107,9 @@ async def read_page(
     book = await asked.book(as_of, asked.library.free_time)
     day = on or book.now.date()
     page = await book.page(resource_id, day)
-    if page.version == 0 and await book.resource(resource_id) is None and await book.provider(resource_id) is None:
+    if await book.resource(resource_id) is None and await book.provider(resource_id) is None:
         await asked.registered(resource_id, book)
+        asked.shows(Screen.PAGE, resource_id)
     live = sorted(
         (entry for entry in page.value.entries.values() if entry.live(book.now)),
         key=lambda entry: (entry.occupied, entry.id),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from domain.access import Role, require_patient
+from domain.look import Screen
 from domain.provider import Location, Mode, Provider, location_of, visit_type_of
 from domain.refusals import Invalid
 from domain.slots import LONGEST_RANGE_DAYS, Diary, Wish, free_slots, refusals
@@ -158,6 +159,8 @@ async def read_slots(
     book = await asked.book(as_of, asked.library.free_time, *([asked.library.diary] if moving else []))
     if patient_id is not None:
         await asked.registered(patient_id, book)
+        if patient_id != asked.actor.patient_id:
+            asked.shows(Screen.FREE_TIMES, patient_id)
     if moving is not None:
         asked.own(await book.appointment(moving), moving)
     resources = tuple(dict.fromkeys(resource_ids))

@@ -25,6 +25,7 @@ from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.http.cursors import Cursors
 from infra.http.limits import RateLimit
+from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.service import Together
 from infra.http.tokens import READ, WRITE, Bearers, SigningKey, mint
@@ -37,6 +38,7 @@ from projections.free_time import FreeTime
 from projections.model import Model
 from projections.redis_store import RedisStore
 from projections.sqlite import SqliteIndex
+from read_api.trail import Trail
 from streams.follower import Follower
 from tests.clinic import CHECKUP, LOCATION, ORGANIZATION, Clinic, open_clinic
 
@@ -149,7 +151,8 @@ async def served(
             desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays())
             directory = Directory(index or file, free_time, log.clock)
             models: list[Model] = [diary, free_time, *([facts] if facts else []), directory]
-            writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions)
+            origins = Origins(log, log.clock, TimeOrderedIds(), SECRET)
+            writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions, origins=origins)
             reads = read_api.app.build(
                 diary,
                 free_time,
@@ -159,6 +162,7 @@ async def served(
                 Bearers(keys, READ),
                 positions,
                 cursors,
+                trail=Trail(log, log.clock, TimeOrderedIds(), origins, SECRET),
                 directory_model=directory,
                 patience=patience,
             )

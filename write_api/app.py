@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from commands.loop import Busy, Desk
 from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
+from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.service import service
 from infra.http.tokens import Bearers
@@ -36,11 +37,12 @@ def build(
     body_limit: int = 1024 * 1024,
     nesting_limit: int = 64,
     read_at: str = "/read",
+    origins: Origins | None = None,
 ) -> FastAPI:
     """The write API as an application; every address starts with `/write`.
 
     `positions` must be those of the read API. `read_at` is where that one answers, a path or a URL, without a slash at
-    its end: `Location` points there. Limits are bytes and levels.
+    its end: `Location` points there. `origins` writes down from where commands come. Limits are bytes and levels.
     """
     app = service(
         "write",
@@ -54,6 +56,6 @@ def build(
         metrics=metrics,
         traces=traces,
     )
-    app.state.counter = Counter(desk, positions, read_at)
+    app.state.counter = Counter(desk, positions, read_at, origins)
     describing.describe(app)
     return app

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -18,15 +18,14 @@ from starlette.responses import Response
 from commands.loop import Command, Desk
 from infra.http.correlation import correlate, correlated
 from infra.http.edge import add_header
+from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.problems import InvalidParameter
+from infra.http.purposes import purpose_of
 from infra.http.tokens import Asker, Caller
 from write_api.bodies import Body
 
 M = TypeVar("M", bound=BaseModel)
-
-# OASIS XSPA profile of SAML 2.0, purpose of use; what an accounting of disclosures is grouped by.
-PURPOSES: Final = ("TREATMENT", "PAYMENT", "OPERATIONS", "EMERGENCY", "REQUEST", "PUBLICHEALTH", "RESEARCH", "SYSADMIN")
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _VERSION = re.compile(rb'"([1-9][0-9]{0,17})"')
@@ -34,11 +33,13 @@ _VERSION = re.compile(rb'"([1-9][0-9]{0,17})"')
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What every route needs of the outside. `read_at` is where the read API answers: what was made is found there."""
+    """What every route needs of the outside. `read_at` is where the read API answers: what was made is found there.
+    `origins` tells from where each command came."""
 
     desk: Desk
     positions: Positions
     read_at: str = "/read"
+    origins: Origins | None = None
 
 
 class Asking:
@@ -54,7 +55,8 @@ class Asking:
         self.correlation_id = correlated(request.scope) or counter.desk.ids.new()
         correlate(request.scope, self.correlation_id)
         self.key = _key(headers.get(b"idempotency-key"))
-        self.purpose = _purpose(headers.get(b"purpose-of-use"))
+        said = headers.get(b"purpose-of-use")
+        self.purpose = purpose_of(said if said is None else said.decode("latin-1"), caller.actor.role).value
 
     async def read(self, body: Body[M], **in_path: UUID) -> M:
         """What the body asks for, with the ids that the address says."""
@@ -75,6 +77,7 @@ class Asking:
             self.caller.organization,
             key=self.key,
             correlation_id=self.correlation_id,
+            causation_id=await self.origin(),
             purpose=self.purpose,
             seen=self._seen(form),
         )
@@ -86,6 +89,13 @@ class Asking:
             headers["Idempotency-Replayed"] = "true"
         body = b'%b,"position":"%b"}' % (to_json(answer.content)[:-1], position.encode())
         return Response(body, status, headers, "application/json")
+
+    async def origin(self) -> UUID | None:
+        """From where this is asked: the cause of the command. Raises `LogUnavailable`."""
+        origins = self.counter.origins
+        if origins is None:
+            return None
+        return await origins.of(self.request.scope, self.caller.organization, self.caller.actor)
 
     def _seen(self, form: str | None) -> tuple[str, int] | None:
         """The version that the asker saw (RFC 9110 §13.1.1). `*` asks only that the thing is there, which it must be
@@ -115,12 +125,3 @@ def _key(said: bytes | None) -> str | None:
     if _KEY.fullmatch(said) is None:
         raise InvalidParameter("Idempotency-Key holds 1 to 255 visible ASCII characters.")
     return said.decode("ascii")
-
-
-def _purpose(said: bytes | None) -> str | None:
-    if said is None:
-        return None
-    purpose = said.strip().decode("latin-1")
-    if purpose not in PURPOSES:
-        raise InvalidParameter(f"Purpose-Of-Use is one of {', '.join(PURPOSES)}.", allowed=list(PURPOSES))
-    return purpose

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from infra.http.problems import responses
-from write_api.asking import PURPOSES
+from infra.http.purposes import HEADER as PURPOSE_OF_USE
 from write_api.bodies import Body, schemas
 
 
@@ -29,12 +29,7 @@ _HEADERS: Final[list[dict[str, Any]]] = [
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "example": "b7c1f0e2-book-1",
     },
-    {
-        "name": "Purpose-Of-Use",
-        "in": "header",
-        "description": "Why this is asked (OASIS XSPA); written into the audit trail.",
-        "schema": {"type": "string", "enum": list(PURPOSES)},
-    },
+    PURPOSE_OF_USE,
     {
         "name": "X-Request-Id",
         "in": "header",

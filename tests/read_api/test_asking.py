@@ -70,7 +70,8 @@ async def test_every_answer_says_how_far_its_view_has_got(book: Served, clinic: 
     ):
         answer = await book.get(path, DESK)
         assert answer.status_code == 200, answer.text
-        assert book.positions.read(answer.headers["position"]) == head
+        # What was looked at before is in the log by now.
+        assert book.positions.read(answer.headers["position"]) >= head
         assert answer.headers["cache-control"] == "no-store"
 
 
