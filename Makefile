@@ -3,6 +3,7 @@
 PORT ?= 8000
 DATA ?= data
 SIZE ?= 1
+ROOMS := domain commands write_api read_api streams projections infra
 export PORT DATA
 # The machine's own python, never one fetched from elsewhere.
 export UV_PYTHON_PREFERENCE ?= only-system
@@ -23,9 +24,10 @@ run: $(NEED_UV) ## start everything on http://127.0.0.1:8000 (PORT=, DATA= chang
 test: lint types ## lint, types, rooms, and every test
 	$(UV) run --frozen pytest
 
-lint: $(NEED_UV) ## style, and which room may import which
+lint: $(NEED_UV) ## style, insecure code, and which room may import which
 	$(UV) run --frozen ruff check .
 	$(UV) run --frozen ruff format --check .
+	$(UV) run --frozen bandit --quiet --configfile pyproject.toml --recursive $(ROOMS)
 	$(UV) run --frozen lint-imports --no-logo
 
 types: $(NEED_UV) ## mypy, strict
