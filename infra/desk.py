@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from commands.loop import Desk
+from domain.ports import Credentials
+from infra.erasures import Erasures
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.schema import migrate
@@ -15,6 +17,7 @@ from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
 from infra.installation import Installation
 from infra.keyring import PostgresKeyring
+from infra.passwords import Argon2Passwords
 
 
 @asynccontextmanager
@@ -31,7 +34,11 @@ async def log_on(place: Installation) -> AsyncIterator[PostgresEventLog]:
     """The log, its tables brought to the newest shape first where that is this process's to do. Several may at once."""
     if place.owner is not None:
         await asyncio.to_thread(migrate, place.owner)
-    async with keyring_on(place) as keyring, PostgresEventLog(place.postgres, keyring) as log:
+    async with (
+        keyring_on(place) as keyring,
+        PostgresEventLog(place.postgres, keyring) as log,
+        Erasures(log, keyring),
+    ):
         yield log
 
 
@@ -41,14 +48,18 @@ def checkpointer_on(place: Installation, log: PostgresEventLog) -> Checkpointer:
 
 
 def desk_for(place: Installation, log: PostgresEventLog) -> Desk:
-    return Desk(
+    desk = Desk(
         log,
         log.clock,
         TimeOrderedIds(),
         PublicHolidays(),
         video_url_template=place.settings.video_url_template,
         memory_key=place.keys.memory(),
+        credentials=Credentials(place.keys.blinds(), Argon2Passwords(), site=place.settings.origin),
     )
+    # Folded states hold words too.
+    log.forgotten.append(lambda organization, person: desk.cache.clear(organization))
+    return desk
 
 
 @asynccontextmanager

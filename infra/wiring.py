@@ -23,12 +23,14 @@ import write_api.app
 from commands.loop import Desk
 from domain.ports import Clock, EventLog
 from infra.control import Control, Progress, Result
-from infra.desk import checkpointer_on, desk_for, log_on
+from infra.desk import checkpointer_on, desk_for, keyring_on, log_on
 from infra.embedded.servers import EmbeddedServers
+from infra.erasures import Mark
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
 from infra.filling import counting
 from infra.http import health
+from infra.http.attempts import Attempts
 from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
 from infra.http.origins import Origins
 from infra.http.service import Together, service
@@ -53,6 +55,7 @@ from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
 from read_api.trail import Trail
 from streams import follower as following
+from streams.erasure import Eraser
 from streams.follower import Follower
 from streams.holds import HoldSweeper
 from streams.openings import OpeningsRefresher
@@ -83,6 +86,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         watch_models(models, registry, log, traces)
         follower = await stack.enter_async_context(Follower(log, models.all))
         await stack.enter_async_context(HoldSweeper(desk, models.diary))
+        await stack.enter_async_context(_erasing(place, desk, log))
         await stack.enter_async_context(_openings(models))
         checkpointer = await stack.enter_async_context(_signing(place, log))
 
@@ -90,7 +94,8 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         registry.register(SigningMetrics(checkpointer))
         registry.register(ModelMetrics(follower, log))
         _tell_backup(settings, registry)
-        front = _Front(place, registry, MemoryBuckets(), traces)
+        limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
+        front = _Front(place, registry, MemoryBuckets(), limits, traces)
 
         async def read_models() -> str:
             return ", ".join(f"{one.model} {one.state.value}" for one in follower.last_known())
@@ -128,7 +133,7 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
         log = await stack.enter_async_context(log_on(place))
         limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
         registry.register(LogMetrics(log))
-        front = _Front(place, registry, RedisBuckets(limits), traces)
+        front = _Front(place, registry, RedisBuckets(limits), limits, traces)
         services: dict[str, ASGIApp] = {}
         checks = {"log": _log_answers(log)}
         if which != "read":
@@ -142,8 +147,8 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
 
 @asynccontextmanager
 async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
-    """What one process at a time does beside the bookings: ended holds lapse, passed next free times are found anew,
-    and the log is signed."""
+    """What one process at a time does beside the bookings: ended holds lapse, erasures are carried out, passed next
+    free times are found anew, and the log is signed."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(tracing(place.settings, "jobs"))
         registry = await stack.enter_async_context(_registry("jobs"))
@@ -158,7 +163,12 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
         @asynccontextmanager
         async def at_work() -> AsyncIterator[None]:
             nonlocal signing
-            async with HoldSweeper(desk, models.diary), _openings(models), _signing(place, log) as checkpointer:
+            async with (
+                HoldSweeper(desk, models.diary),
+                _erasing(place, desk, log),
+                _openings(models),
+                _signing(place, log) as checkpointer,
+            ):
                 signing, metrics = checkpointer, SigningMetrics(checkpointer)
                 registry.register(metrics)
                 try:
@@ -185,7 +195,12 @@ class _Front:
     """The APIs of one process: what they have in common, said once."""
 
     def __init__(
-        self, place: Installation, registry: CollectorRegistry, buckets: Buckets, traces: Traces | None
+        self,
+        place: Installation,
+        registry: CollectorRegistry,
+        buckets: Buckets,
+        limits: redis.asyncio.Redis,
+        traces: Traces | None,
     ) -> None:
         settings, keys = place.settings, place.keys
         self._traces = traces
@@ -202,6 +217,7 @@ class _Front:
             leeway=settings.token_leeway,
             limit=limit,
         )
+        self._attempts = Attempts(limits, secret=keys.secret("http"), address_factor=settings.address_factor)
         self._settings = settings
 
     def writes(self, desk: Desk) -> FastAPI:
@@ -211,6 +227,7 @@ class _Front:
             bearers,
             self._positions,
             origins=self._origins(desk.log, desk.clock),
+            attempts=self._attempts,
             metrics=self._metrics,
             traces=self._traces,
             body_limit=self._settings.body_limit,
@@ -281,6 +298,16 @@ def watch_models(
 
 def _openings(models: ReadModels) -> AbstractAsyncContextManager[object]:
     return OpeningsRefresher(models.directory) if models.directory is not None else nullcontext()
+
+
+@asynccontextmanager
+async def _erasing(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[None]:
+    mark = Mark(place.postgres)
+    try:
+        async with keyring_on(place) as keyring, Eraser(desk, log, keyring, mark):
+            yield
+    finally:
+        await mark.close()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A patient's appointments, past and to come."""
+"""A patient: who they are, as the log tells it to whoever may know, and their appointments, past and to come."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from domain.access import require_patient
+from domain import patient
+from domain.events import Erased
 from domain.look import Screen
+from domain.patient import CorrectionSource, PatientDetails, Record
 from read_api.appointments import Appointment, shown
-from read_api.asking import Asked
+from read_api.asking import Asked, unknown
 from read_api.describing import answers
 from read_api.parameters import AsOf, Cursor, Limit
 
@@ -26,11 +28,69 @@ class Order(StrEnum):
     NEWEST = "newest"
 
 
+class Correction(BaseModel):
+    """What was known before is read with `as_of`."""
+
+    at: datetime
+    source: CorrectionSource
+    changed: list[str]
+
+
+class Patient(BaseModel):
+    """Words that were erased are null, and `erased_at` says since when. `version` is the ETag's."""
+
+    patient_id: UUID
+    registered_at: datetime
+    reference: str | None
+    details: PatientDetails | None
+    corrections: list[Correction]
+    erased_at: datetime | None
+    version: int
+
+
 class PatientAppointments(BaseModel):
     """In order of their starts. `next` is the cursor of the page that follows; null when this is the last."""
 
     appointments: list[Appointment]
     next: str | None
+
+
+@router.get("/patients/{patient_id}", response_model=Patient, **answers(404, tagged=True))
+async def read_patient(patient_id: UUID, asked: Asked, as_of: AsOf = None) -> Response:
+    """Who a patient is, opened from the log at this moment. Staff, and patients their own."""
+    asked.may("read_patient_details")
+    await asked.reach(patient_id=patient_id)
+    log = asked.library.log
+    upto = (await asked.book(as_of)).position if as_of is not None else await log.head()
+    stream = patient.stream(patient_id)
+    told = (await log.load(asked.organization, {stream: 0}, upto=upto))[stream]
+    record: Record | None = None
+    for recorded in told:
+        record = patient.tell(record, recorded.event, recorded.recorded_at)
+    if record is None:
+        raise unknown(patient_id)
+    asked.shows(Screen.PATIENT, patient_id)
+    found = Patient(
+        patient_id=patient_id,
+        registered_at=record.registered,
+        reference=None if isinstance(record.reference, Erased) else record.reference,
+        details=None if isinstance(record.details, Erased) else record.details,
+        corrections=_corrections(record),
+        erased_at=record.erased,
+        version=told[-1].version,
+    )
+    return asked.answer(found, upto, version=found.version)
+
+
+def _corrections(record: Record) -> list[Correction]:
+    made, before = [], PatientDetails()
+    for telling in record.tellings:
+        now = PatientDetails() if isinstance(telling.details, Erased) else telling.details
+        if telling.source is not None:
+            changed = [name for name in PatientDetails.model_fields if getattr(now, name) != getattr(before, name)]
+            made.append(Correction(at=telling.since, source=telling.source, changed=changed))
+        before = now
+    return made
 
 
 @router.get("/patients/{patient_id}/appointments", response_model=PatientAppointments, **answers(404))
@@ -44,7 +104,7 @@ async def read_patient_appointments(
 ) -> Response:
     """A patient's appointments, whatever became of them. A patient sees their own."""
     asked.may("read_patient")
-    require_patient(asked.actor, patient_id)
+    await asked.reach(patient_id=patient_id)
     listing = f"patients/{patient_id}/appointments/{order.value}"
     after = None if cursor is None else _place(asked.library.cursors.read(listing, asked.organization, cursor))
     book = await asked.book(as_of, asked.library.diary)

@@ -14,7 +14,20 @@ from uuid import UUID
 
 import pytest
 
-from domain import appointment, availability, patient, provider, reminder, resource, series, slots
+from domain import (
+    appointment,
+    availability,
+    consent,
+    glass,
+    patient,
+    provider,
+    proxy,
+    reminder,
+    resource,
+    retention,
+    series,
+    slots,
+)
 from domain.appointment import Appointment
 from domain.availability import Entry, Page, PageEvent, PageId, Shelf
 from domain.events import Event
@@ -28,11 +41,16 @@ Decision = Callable[["Book"], object]
 
 EVOLVE: Mapping[str, Callable[[Any, Event], Any]] = {
     "appointment": appointment.evolve,
+    "consent": consent.evolve,
+    "glass": glass.evolve,
     "page": availability.evolve,
     "patient": patient.evolve,
     "provider": provider.evolve,
+    "proxies": proxy.evolve,
+    "charges": proxy.take_on,
     "reminder": reminder.evolve,
     "resource": resource.evolve,
+    "retention": retention.evolve,
     "series": series.evolve,
 }
 
@@ -50,8 +68,16 @@ def stream_of(event: Event) -> str:
             return resource.stream(event.resource_id)
         case series.SeriesBooked():
             return series.stream(event.series_id)
-        case patient.PatientRegistered():
-            return patient.stream(event.patient_id)
+        case consent.ConsentGiven() | consent.ConsentWithdrawn():
+            return consent.stream(event.patient_id)
+        case proxy.ProxyGranted() | proxy.ProxyEnded():
+            return proxy.stream(event.patient_id)
+        case proxy.ProxyTakenOn():
+            return proxy.charges_stream(event.holder_id)
+        case retention.RetentionPolicySet():
+            return retention.STREAM
+        case _ if type(event).__module__ == patient.__name__:
+            return patient.stream(event.patient_id)  # type: ignore[attr-defined]
         case reminder.ReminderSent():
             return reminder.stream(event.reminder_id)
     raise TypeError(f"no stream is known for {type(event).__name__}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from commands.loop import Busy, Desk
+from infra.http.attempts import Attempts
 from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
 from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.service import service
 from infra.http.tokens import Bearers
-from write_api import appointments, describing, patients, providers, resources
+from write_api import appointments, describing, erasure, glass, patients, providers, proxies, resources
 from write_api.asking import Counter
 
 _ABOUT = """
@@ -38,23 +39,34 @@ def build(
     nesting_limit: int = 64,
     read_at: str = "/read",
     origins: Origins | None = None,
+    attempts: Attempts | None = None,
 ) -> FastAPI:
     """The write API as an application; every address starts with `/write`.
 
     `positions` must be those of the read API. `read_at` is where that one answers, a path or a URL, without a slash at
-    its end: `Location` points there. `origins` writes down from where commands come. Limits are bytes and levels.
+    its end: `Location` points there. `origins` writes down from where commands come. `attempts` counts at the doors
+    that open without a token. Limits are bytes and levels.
     """
     app = service(
         "write",
         title="Daybook: write API",
         description=_ABOUT,
-        routers=(appointments.router, providers.router, resources.router, patients.router),
+        routers=(
+            appointments.router,
+            providers.router,
+            resources.router,
+            patients.router,
+            erasure.router,
+            proxies.router,
+            glass.router,
+        ),
         bearers=bearers,
         busy=(Busy,),
         body_limit=body_limit,
         nesting_limit=nesting_limit,
         metrics=metrics,
         traces=traces,
+        attempts=attempts,
     )
     app.state.counter = Counter(desk, positions, read_at, origins)
     describing.describe(app)

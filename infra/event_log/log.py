@@ -43,6 +43,8 @@ class PostgresEventLog:
         readers: int = 4,
     ) -> None:
         self.clock = clock or DatabaseClock()
+        # Called with the organization and the id of whoever is forgotten (`infra.erasures`).
+        self.forgotten: list[Callable[[str, str], None]] = []
         self._keyring = keyring
         self._patience = patience
         self._connections = Connections(dsn, "reader", size=readers, patience=patience)
@@ -146,6 +148,11 @@ class PostgresEventLog:
 
     async def read(self, after: int, limit: int) -> Sequence[Recorded]:
         return await self._recorded(await self._reader.after(after, limit))
+
+    async def named(self, names: Sequence[str], after: int, upto: int) -> Sequence[Recorded]:
+        """The events of these names with positions after `after` up to `upto`, of every organization, in order. Each
+        row in between is looked at by the database, so a long way is asked for in bites."""
+        return await self._recorded(await self._reader.named(names, after, upto))
 
     async def head(self) -> int:
         rows = await self._connections.fetch("SELECT position FROM log_head")

@@ -40,6 +40,11 @@ _BY_POSITION = (
     " AND NOT EXISTS (SELECT FROM archive_parts AS p WHERE p.detached_at IS NOT NULL AND p.upto > %s"
     " AND refuse_detached()) ORDER BY e.position LIMIT %s"
 )
+_BY_NAME = (
+    f"SELECT {_COLUMNS} FROM all_events AS e WHERE e.position > %s AND e.position <= %s"  # noqa: S608
+    " AND e.name = ANY(%s::text[]) AND NOT EXISTS (SELECT FROM archive_parts AS p WHERE p.detached_at IS NOT NULL"
+    " AND p.upto > %s AND refuse_detached()) ORDER BY e.position"
+)
 # Steps from one stream's first entry in the index to the next stream's, however long the streams are.
 _STREAMS = (
     "WITH RECURSIVE found(stream) AS ("
@@ -73,6 +78,9 @@ class Reader:
 
     async def after(self, position: int, limit: int) -> list[Row]:
         return await self._connections.fetch(_BY_POSITION, (position, position, limit))
+
+    async def named(self, names: Sequence[str], after: int, upto: int) -> list[Row]:
+        return await self._connections.fetch(_BY_NAME, (after, upto, list(names), after))
 
     async def load(self, after: Mapping[str, int], upto: int | None) -> list[list[Row]]:
         """The rows of each stream in `after`, in its order. Calls made while others are under way ride together."""

@@ -1,0 +1,86 @@
+"""Hears of people who are forgotten, in every process that may hold their keys. In: the log. Out: keys dropped.
+
+Who carries an erasure out is another's business (`streams/erasure.py`); here each process lets go of what it remembers,
+within a second or two, whether or not the key is destroyed already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final, Self
+
+from domain.patient import PersonErased
+from domain.ports import LogError
+from infra.event_log.connections import Connections
+from infra.event_log.log import PostgresEventLog
+from infra.keyring import PostgresKeyring
+
+# The log is asked no more often, however fast it grows.
+_PAUSE: Final = 0.5
+_PATIENCE: Final = 30.0
+_MARK: Final = "erasures"
+_READ = "SELECT position FROM tracking WHERE application = %s"
+_WRITE = (
+    "INSERT INTO tracking AS t (application, position) VALUES (%s, %s) ON CONFLICT (application)"
+    " DO UPDATE SET position = greatest(t.position, excluded.position)"
+)
+
+_log = logging.getLogger("daybook.erasures")
+
+
+class Erasures:
+    """While it is open, the keyring lets go of whoever is forgotten, and those in the log's `forgotten` hear of it."""
+
+    def __init__(self, log: PostgresEventLog, keyring: PostgresKeyring) -> None:
+        self._events = log
+        self._keyring = keyring
+        self._position = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        # Nothing is remembered yet, so what was before does not matter. Raises `LogUnavailable`.
+        self._position = await self._events.head()
+        self._task = asyncio.create_task(self._run(), name="erasures")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                head = await self._events.wait(self._position, _PATIENCE)
+                for recorded in await self._events.named((PersonErased.NAME,), self._position, head):
+                    if isinstance(recorded.event, PersonErased):
+                        person = str(recorded.event.patient_id)
+                        self._keyring.let_go(recorded.organization, person)
+                        for told in self._events.forgotten:
+                            told(recorded.organization, person)
+                self._position = head
+            except (LogError, OSError) as error:
+                _log.warning("erasures are looked for again later (%s)", type(error).__name__)
+            await asyncio.sleep(_PAUSE)
+
+
+class Mark:
+    """How far the erasures in the log are carried out, kept in the database."""
+
+    def __init__(self, dsn: str) -> None:
+        self._connections = Connections(dsn, "erasures", size=1)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    async def read(self) -> int:
+        """Raises `LogUnavailable`."""
+        rows = await self._connections.fetch(_READ, (_MARK,))
+        return int(rows[0][0]) if rows else 0
+
+    async def write(self, position: int) -> None:
+        """Raises `LogUnavailable`."""
+        await self._connections.fetch(_WRITE, (_MARK, position))

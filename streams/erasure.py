@@ -1,0 +1,119 @@
+"""When a person is erased, close their account and destroy their keys.
+
+In: erasures in the log, from the mark on up to which all are carried out. Out: keys that are no more. The event comes
+first and this follows, on start for what a crash left and at once for what is new; doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol, Self
+from uuid import UUID
+
+from commands.accounts import CloseAccountOf
+from commands.loop import ACCOUNT, HOLDER, Busy, Desk
+from domain.access import Actor, Role
+from domain.holder import HolderNamed
+from domain.patient import PersonErased
+from domain.ports import LogError, Recorded
+
+ERASER = Actor("eraser", Role.SYSTEM)
+
+# So many positions are looked through at once.
+_BITE = 20_000
+_PAUSE = 0.5
+_PATIENCE = 30.0
+_log = logging.getLogger("daybook.erasure")
+
+
+class Log(Protocol):
+    async def head(self) -> int: ...
+
+    async def wait(self, after: int, timeout: float) -> int: ...
+
+    async def named(self, names: Sequence[str], after: int, upto: int) -> Sequence[Recorded]: ...
+
+
+class Keys(Protocol):
+    async def forget(self, organization: str, person: str) -> None: ...
+
+
+class Mark(Protocol):
+    async def read(self) -> int: ...
+
+    async def write(self, position: int) -> None: ...
+
+
+class Eraser:
+    """Carries erasures out while it is open. Several may run; each does what the others left."""
+
+    def __init__(self, desk: Desk, log: Log, keys: Keys, mark: Mark) -> None:
+        self._desk = desk
+        self._log = log
+        self._keys = keys
+        self._mark = mark
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="eraser")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def sweep(self) -> int:
+        """Carry out whatever stands in the log by now; return how far that is.
+
+        Raises `LogUnavailable`, and `Busy` where an account can't be closed just now; what is done is done."""
+        position, head = await self._mark.read(), await self._log.head()
+        while position < head:
+            upto = min(position + _BITE, head)
+            erased = await self._log.named((PersonErased.NAME,), position, upto)
+            for recorded in erased:
+                if isinstance(recorded.event, PersonErased):
+                    await self._erase(recorded.organization, recorded.event.patient_id, recorded)
+            # A mark at each commit of a busy log would cost more than looking through what is cheap to look through.
+            if erased or upto - position == _BITE:
+                await self._mark.write(upto)
+            position = upto
+        return position
+
+    async def _erase(self, organization: str, patient_id: UUID, cause: Recorded) -> None:
+        await self._desk.handle(
+            CloseAccountOf(person_id=patient_id),
+            ERASER,
+            organization,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.event_id,
+        )
+        for account_id in await self._accounts(organization, patient_id):
+            await self._keys.forget(organization, str(account_id))
+        await self._keys.forget(organization, str(patient_id))
+
+    async def _accounts(self, organization: str, patient_id: UUID) -> Sequence[UUID]:
+        """Every account that ever acted as the person, but for one that has become somebody else's."""
+        stream = HOLDER.stream(patient_id)
+        told = (await self._desk.log.load(organization, {stream: 0}))[stream]
+        named = dict.fromkeys(one.event.account_id for one in told if isinstance(one.event, HolderNamed))
+        found = await self._desk.states(organization, map(ACCOUNT.stream, named))
+        return [
+            key
+            for key in named
+            if (state := found[ACCOUNT.stream(key)][1]) is None or state.person in (None, patient_id)
+        ]
+
+    async def _run(self) -> None:
+        position = 0
+        while True:
+            try:
+                position = await self.sweep()
+                await self._log.wait(position, _PATIENCE)
+            except (LogError, Busy, OSError) as error:
+                _log.warning("erasures are carried out later (%s)", type(error).__name__)
+            await asyncio.sleep(_PAUSE)
