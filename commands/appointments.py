@@ -9,8 +9,9 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from commands.access import reach
 from commands.loop import APPOINTMENT, PATIENT, PROVIDER, RESOURCE, Command, Decision, Reading, handles
-from domain import access, appointment, series, slots
+from domain import appointment, patient, series, slots
 from domain.access import Actor, Role
 from domain.appointment import (
     Appointment,
@@ -23,7 +24,7 @@ from domain.appointment import (
 )
 from domain.availability import PageId
 from domain.provider import WRITABLE, Mode, Provider, visit_type_of
-from domain.refusals import NotAllowed, Refusal, Unknown
+from domain.refusals import NotAllowed, Refusal
 from domain.series import Recurrence
 from domain.slots import Diary, LostTime, Slot, Wish
 from domain.time import Instant
@@ -131,13 +132,13 @@ async def _offer_alternatives(command: Arrange, reading: Reading, refusal: Refus
         refusal.details["alternatives"] = _told(found)
 
 
-@handles(HoldAppointment, on_refusal=_offer_alternatives)
+@handles(HoldAppointment, "hold_appointment", on_refusal=_offer_alternatives)
 async def hold_appointment(command: HoldAppointment, reading: Reading, actor: Actor) -> Decision:
     diary, wish, request = await _arrange(command, reading, actor, "hold_appointment")
     return _arranged(appointment.hold(diary, wish, request))
 
 
-@handles(BookAppointment, on_refusal=_offer_alternatives)
+@handles(BookAppointment, "book_appointment", on_refusal=_offer_alternatives)
 async def book_appointment(command: BookAppointment, reading: Reading, actor: Actor) -> Decision:
     diary, wish, request = await _arrange(command, reading, actor, "book_appointment")
     return _arranged(appointment.book(diary, wish, request))
@@ -155,10 +156,9 @@ async def _offer_other_dates(command: BookSeries, reading: Reading, refusal: Ref
             await asyncio.sleep(0)
 
 
-@handles(BookSeries, on_refusal=_offer_other_dates)
+@handles(BookSeries, "book_series", on_refusal=_offer_other_dates)
 async def book_series(command: BookSeries, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "book_series")
-    provider = await _who_with_whom(command, reading, actor)
+    provider = await _who_with_whom(command, reading, actor, "book_series")
     wish = _wish(command, by_patient=actor.role is Role.PATIENT)
     resources = await _resources(reading, command.resources)
     asked = series.wishes(provider, wish, command.recurrence)
@@ -176,20 +176,20 @@ async def book_series(command: BookSeries, reading: Reading, actor: Actor) -> De
 
 
 async def _arrange(command: Arrange, reading: Reading, actor: Actor, what: str) -> tuple[Diary, Wish, Request]:
-    access.require(actor, what)
-    provider = await _who_with_whom(command, reading, actor)
+    provider = await _who_with_whom(command, reading, actor, what)
     wish = _wish(command, by_patient=actor.role is Role.PATIENT)
     resources = await _resources(reading, command.resources)
     shelf = await reading.pages(slots.pages_for(provider, wish))
     return Diary(provider, shelf, reading.now, resources), wish, _request(command, reading, actor)
 
 
-async def _who_with_whom(command: Arrange, reading: Reading, actor: Actor) -> Provider:
-    access.require_patient(actor, command.patient_id)
+async def _who_with_whom(command: Arrange, reading: Reading, actor: Actor, what: str) -> Provider:
+    # The visit is not there yet, so that it is with the provider who asks makes nobody their patient.
+    await reach(reading, actor, what, patient_id=command.patient_id)
     if command.override is not None:
-        access.require(actor, "override_rule")
+        await reach(reading, actor, "override_rule", patient_id=command.patient_id)
     await reading.both((PROVIDER, command.provider_id), (PATIENT, command.patient_id))
-    await reading.get(PATIENT, command.patient_id)
+    patient.present(await reading.get(PATIENT, command.patient_id))
     return await reading.get(PROVIDER, command.provider_id)
 
 
@@ -262,11 +262,13 @@ def _told(found: list[Slot]) -> list[dict[str, Any]]:
 
 
 async def _own(command: OneAppointment, reading: Reading, actor: Actor, what: str) -> Appointment:
-    access.require(actor, what)
     state = await reading.get(APPOINTMENT, command.appointment_id)
-    if actor.role is Role.PATIENT and actor.patient_id != state.patient_id:
-        raise Unknown("unknown id", id=str(command.appointment_id))
+    await _reach(state, reading, actor, what)
     return state
+
+
+async def _reach(state: Appointment, reading: Reading, actor: Actor, what: str) -> None:
+    await reach(reading, actor, what, patient_id=state.patient_id, provider_id=state.provider_id, named=state.id)
 
 
 def _changed(changes: list[appointment.Change], state: Appointment) -> Decision:
@@ -280,7 +282,7 @@ async def _with_pages(command: OneAppointment, reading: Reading, actor: Actor, w
     return state
 
 
-@handles(BookHeldAppointment)
+@handles(BookHeldAppointment, "book_appointment")
 async def book_held_appointment(command: BookHeldAppointment, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "book_appointment")
     provider = await reading.get(PROVIDER, state.provider_id)
@@ -291,13 +293,13 @@ async def book_held_appointment(command: BookHeldAppointment, reading: Reading, 
     return _changed(appointment.book_held(state, actor.party, needs_approval, reading.now, diary), state)
 
 
-@handles(AcceptAppointment)
+@handles(AcceptAppointment, "answer_request")
 async def accept_appointment(command: AcceptAppointment, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "answer_request")
     return _changed(appointment.accept(state, actor.party), state)
 
 
-@handles(DeclineAppointment)
+@handles(DeclineAppointment, "answer_request")
 async def decline_appointment(command: DeclineAppointment, reading: Reading, actor: Actor) -> Decision:
     state = await _with_pages(command, reading, actor, "answer_request")
     return _changed(appointment.decline(state, actor.party, command.reason), state)
@@ -328,11 +330,11 @@ async def _offer_other_moves(command: MoveAppointment, reading: Reading, refusal
         refusal.details["alternatives"] = _told(sorted(nearest, key=lambda slot: slot.period.start))
 
 
-@handles(MoveAppointment, on_refusal=_offer_other_moves)
+@handles(MoveAppointment, "move_appointment", on_refusal=_offer_other_moves)
 async def move_appointment(command: MoveAppointment, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "move_appointment")
     if command.override is not None:
-        access.require(actor, "override_rule")
+        await _reach(state, reading, actor, "override_rule")
     if state.status is not appointment.Status.BOOKED:
         raise appointment.WrongStatus(state, "moved")
     provider = await reading.get(PROVIDER, command.provider_id or state.provider_id)
@@ -355,11 +357,11 @@ async def move_appointment(command: MoveAppointment, reading: Reading, actor: Ac
     return _changed(changes, state)
 
 
-@handles(CancelAppointment)
+@handles(CancelAppointment, "cancel_appointment")
 async def cancel_appointment(command: CancelAppointment, reading: Reading, actor: Actor) -> Decision:
     state = await _with_pages(command, reading, actor, "cancel_appointment")
     if command.override is not None:
-        access.require(actor, "override_rule")
+        await _reach(state, reading, actor, "override_rule")
     provider = await reading.get(PROVIDER, state.provider_id)
     changes = appointment.cancel(
         state,
@@ -373,37 +375,37 @@ async def cancel_appointment(command: CancelAppointment, reading: Reading, actor
     return _changed(changes, state)
 
 
-@handles(CheckInPatient)
+@handles(CheckInPatient, "attend_visit")
 async def check_in_patient(command: CheckInPatient, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
     return _changed(appointment.check_in(state, reading.now), state)
 
 
-@handles(StartVisit)
+@handles(StartVisit, "attend_visit")
 async def start_visit(command: StartVisit, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
     return _changed(appointment.start(state, reading.now), state)
 
 
-@handles(CompleteVisit)
+@handles(CompleteVisit, "attend_visit")
 async def complete_visit(command: CompleteVisit, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
     return _changed(appointment.complete(state, command.outcome, reading.now, command.note), state)
 
 
-@handles(MarkNoShow)
+@handles(MarkNoShow, "attend_visit")
 async def mark_no_show(command: MarkNoShow, reading: Reading, actor: Actor) -> Decision:
     state = await _own(command, reading, actor, "attend_visit")
     return _changed(appointment.did_not_come(state, reading.now), state)
 
 
-@handles(MarkEnteredInError)
+@handles(MarkEnteredInError, "enter_in_error")
 async def mark_entered_in_error(command: MarkEnteredInError, reading: Reading, actor: Actor) -> Decision:
     state = await _with_pages(command, reading, actor, "enter_in_error")
     return _changed(appointment.enter_in_error(state, actor.party), state)
 
 
-@handles(LapseHold)
+@handles(LapseHold, "lapse_hold")
 async def lapse_hold(command: LapseHold, reading: Reading, actor: Actor) -> Decision:
     state = await _with_pages(command, reading, actor, "lapse_hold")
     return _changed(appointment.lapse(state, reading.now), state)

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from commands.loop import APPOINTMENT, PATIENT, PROVIDER, Command, Decision, Reading, handles
-from domain import access, appointment, patient, provider, reminder, slots
+from domain import appointment, patient, provider, reminder, slots
 from domain.access import Actor
 from domain.appointment import Change, Outcome, Party, Request
 from domain.availability import PageEvent, PageId, Shelf, page_stream
@@ -103,9 +103,8 @@ class NoFreeTime(Refusal):
     code = "no_free_time"
 
 
-@handles(OpenClinic)
+@handles(OpenClinic, "record_history")
 async def open_clinic(command: OpenClinic, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "record_history")
     known = await reading.each(PROVIDER, [one.provider_id for one in command.providers])
     changes: list[Change] = []
     for one in command.providers:
@@ -161,9 +160,8 @@ def _wall(minutes: int) -> time:
     return time(minutes // 60 % 24, minutes % 60)
 
 
-@handles(RecordPastVisits)
+@handles(RecordPastVisits, "record_history")
 async def record_past_visits(command: RecordPastVisits, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "record_history")
     found = await reading.each(PROVIDER, command.providers)
     providers = [await reading.get(PROVIDER, key) for key in found]
     written = await reading.each(APPOINTMENT, [visit.appointment_id for visit in command.visits])

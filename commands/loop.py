@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
 from types import TracebackType
@@ -25,26 +25,32 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
 from domain import (
+    access,
     account,
     address,
     appointment,
     availability,
     client,
+    consent,
+    glass,
     holder,
     mfa_policy,
     patient,
     provider,
+    proxy,
     reminder,
     resource,
+    retention,
     series,
     session,
 )
-from domain.access import Actor
+from domain.access import Actor, Reach, Standing
 from domain.account import Account
 from domain.address import Address
 from domain.appointment import Appointment
 from domain.availability import PageId, Shelf, page_stream
 from domain.client import Client
+from domain.consent import Consents
 from domain.events import Event
 from domain.holder import Holder
 from domain.mfa_policy import MfaPolicy
@@ -63,9 +69,11 @@ from domain.ports import (
     VersionConflict,
 )
 from domain.provider import Provider
+from domain.proxy import Charges, Proxies
 from domain.refusals import Refusal, Unknown
 from domain.reminder import Reminder
 from domain.resource import Resource
+from domain.retention import RetentionPolicy
 from domain.series import Series
 from domain.session import Session
 
@@ -115,6 +123,10 @@ SERIES: Aggregate[Series] = Aggregate(series.stream, series.evolve)
 REMINDER: Aggregate[Reminder] = Aggregate(reminder.stream, reminder.evolve)
 CLIENT: Aggregate[Client] = Aggregate(client.stream, client.evolve)
 SESSION: Aggregate[Session] = Aggregate(session.stream, session.evolve)
+CONSENTS: Aggregate[Consents] = Aggregate(consent.stream, consent.evolve)
+PROXIES: Aggregate[Proxies] = Aggregate(proxy.stream, proxy.evolve)
+CHARGES: Aggregate[Charges] = Aggregate(proxy.charges_stream, proxy.take_on)
+RETENTION: Aggregate[RetentionPolicy] = Aggregate(retention.stream, retention.evolve)
 ACCOUNT: Aggregate[Account] = Aggregate(account.stream, account.evolve)
 ADDRESS: Aggregate[Address] = Aggregate(address.stream, address.evolve)
 HOLDER: Aggregate[Holder] = Aggregate(holder.stream, holder.evolve)
@@ -129,6 +141,11 @@ _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "reminder": reminder.evolve,
     "client": client.evolve,
     "session": session.evolve,
+    "consent": consent.evolve,
+    "proxies": proxy.evolve,
+    "charges": proxy.take_on,
+    "glass": glass.evolve,
+    "retention": retention.evolve,
     "account": account.evolve,
     "email": address.evolve,
     "holder": holder.evolve,
@@ -182,6 +199,11 @@ class StateCache:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def clear(self, organization: str) -> None:
+        """Let go of an organization's states, as when somebody whose words are in some of them is forgotten."""
+        for key in [key for key in self._states if key[0] == organization]:
+            del self._states[key]
 
     def put(self, organization: str, stream: str, version: int, state: Any) -> None:
         """Keep a state unless a later version of it is kept already."""
@@ -249,6 +271,8 @@ class Reading:
         self.expected: dict[str, int] = {}
         self.states: dict[str, Any] = {}
         self.from_cache = False
+        # In what standing the actor reaches what they ask for; None until that is decided (`commands/access.py`).
+        self.standing: Standing | None = None
         self._fresh = fresh
         self._queue = queue
         self._places: Sequence[tuple[str, str]] = ()
@@ -350,11 +374,20 @@ OnRefusal = Callable[[C, Reading, Refusal], Awaitable[None]]
 HANDLERS: dict[type[Command], tuple[Handler[Any], OnRefusal[Any] | None]] = {}
 
 
-def handles(kind: type[C], on_refusal: OnRefusal[C] | None = None) -> Callable[[Handler[C]], Handler[C]]:
-    """Register the handler of a command. `on_refusal` may add to a refusal's details before it is given."""
+# The row of the policy table that each command stands on.
+ACTIONS: dict[type[Command], str] = {}
+
+
+def handles(
+    kind: type[C], may: str | None = None, *, on_refusal: OnRefusal[C] | None = None
+) -> Callable[[Handler[C]], Handler[C]]:
+    """Register the handler of a command. `may` is the row of the policy table that says who may ask for it.
+    `on_refusal` may add to a refusal's details before it is given."""
 
     def register(handler: Handler[C]) -> Handler[C]:
         HANDLERS[kind] = (handler, on_refusal)
+        if may is not None:
+            ACTIONS[kind] = may
         return handler
 
     return register
@@ -447,7 +480,7 @@ class Desk:
         for _ in range(ATTEMPTS):
             async with Reading(self, organization, fresh=fresh, queue=queue) as reading:
                 try:
-                    decision = await handler(command, reading, actor)
+                    decision = await _allowed(handler, command, reading, actor)
                     # Only now, so that who may not see it is not told how often it changed.
                     if seen is not None:
                         reading.refuse_if_changed(*seen)
@@ -464,7 +497,7 @@ class Desk:
                 memory = Memory(key, body_hash, to_json(decision.answer)) if key is not None else None
                 if not decision.changes and memory is None:
                     return Answer(decision.answer, 0)
-                save = self._save(context, reading, decision, memory)
+                save = self._save(_for_whom(context, reading), reading, decision, memory)
                 try:
                     saved = await self.log.append(save)
                 except VersionConflict:
@@ -537,6 +570,24 @@ class Desk:
             states[stream] = fold_of(stream)(states.get(stream), event)
         for stream in dict.fromkeys(stream for stream, _ in decision.changes):
             self.cache.put(organization, stream, versions[stream], states[stream])
+
+
+async def _allowed(handler: Handler[Any], command: Command, reading: Reading, actor: Actor) -> Decision:
+    """What the handler decides, where the policy table lets the actor ask. A handler that asks for what not everybody
+    reaches, and never says whose it is, is at fault, and nothing comes of it."""
+    what = ACTIONS.get(type(command))
+    if what is None:
+        return await handler(command, reading, actor)
+    far = access.require(actor, what)
+    decision = await handler(command, reading, actor)
+    if reading.standing is None and far is not Reach.CLINIC:
+        raise RuntimeError(f"{type(command).__name__} does not say whose it is")
+    return decision
+
+
+def _for_whom(context: Context, reading: Reading) -> Context:
+    patient_id = reading.standing.on_behalf_of if reading.standing is not None else None
+    return context if patient_id is None else replace(context, on_behalf_of=str(patient_id))
 
 
 def _replayed(saved: Saved) -> Answer:

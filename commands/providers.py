@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from commands.access import reach
 from commands.loop import PROVIDER, Command, Decision, Reading, handles
-from domain import access, provider
+from domain import provider
 from domain.access import Actor
 from domain.availability import page_stream
 from domain.events import Event
@@ -147,9 +148,8 @@ class CancelTimeOff(Command):
     time_off_id: UUID
 
 
-@handles(RegisterProvider)
+@handles(RegisterProvider, "register_provider")
 async def register_provider(command: RegisterProvider, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_provider")
     provider_id = reading.desk.ids.new()
     events: list[Event] = [ProviderRegistered(provider_id=provider_id, **_profile(command))]
     events += [LocationSet(provider_id=provider_id, location=one) for one in command.locations]
@@ -164,40 +164,40 @@ async def register_provider(command: RegisterProvider, reading: Reading, actor: 
     return _decided(provider_id, events, {"provider_id": str(provider_id)})
 
 
-@handles(ChangeProfile)
+@handles(ChangeProfile, "change_provider")
 async def change_profile(command: ChangeProfile, reading: Reading, actor: Actor) -> Decision:
     await _managed(command.provider_id, reading, actor, "change_provider")
     event = ProviderProfileChanged(provider_id=command.provider_id, **_profile(command))
     return _decided(command.provider_id, [event])
 
 
-@handles(SetLocation)
+@handles(SetLocation, "change_provider")
 async def set_location(command: SetLocation, reading: Reading, actor: Actor) -> Decision:
     await _managed(command.provider_id, reading, actor, "change_provider")
     event = LocationSet(provider_id=command.provider_id, location=command.location)
     return _decided(command.provider_id, [event], {"location_id": str(command.location.id)})
 
 
-@handles(SetVisitType)
+@handles(SetVisitType, "change_provider")
 async def set_visit_type(command: SetVisitType, reading: Reading, actor: Actor) -> Decision:
     await _managed(command.provider_id, reading, actor, "change_provider")
     event = VisitTypeSet(provider_id=command.provider_id, visit_type=command.visit_type)
     return _decided(command.provider_id, [event], {"visit_type_id": str(command.visit_type.id)})
 
 
-@handles(WithdrawVisitType)
+@handles(WithdrawVisitType, "change_provider")
 async def withdraw_visit_type(command: WithdrawVisitType, reading: Reading, actor: Actor) -> Decision:
     state = await _managed(command.provider_id, reading, actor, "change_provider")
     return _decided(state.id, [provider.withdraw_visit_type(state, command.visit_type_id)])
 
 
-@handles(SetBookingRules)
+@handles(SetBookingRules, "change_provider")
 async def set_booking_rules(command: SetBookingRules, reading: Reading, actor: Actor) -> Decision:
     state = await _managed(command.provider_id, reading, actor, "change_provider")
     return _decided(state.id, [BookingRulesSet(provider_id=state.id, rules=command.rules)])
 
 
-@handles(PublishHours)
+@handles(PublishHours, "publish_hours")
 async def publish_hours(command: PublishHours, reading: Reading, actor: Actor) -> Decision:
     state = await _managed(command.provider_id, reading, actor, "publish_hours")
     events: list[Event] = []
@@ -218,7 +218,7 @@ async def publish_hours(command: PublishHours, reading: Reading, actor: Actor) -
     return _decided(state.id, events, {"provider_id": str(state.id), "time_off": planned})
 
 
-@handles(CancelTimeOff)
+@handles(CancelTimeOff, "publish_hours")
 async def cancel_time_off(command: CancelTimeOff, reading: Reading, actor: Actor) -> Decision:
     state = await _managed(command.provider_id, reading, actor, "publish_hours")
     return _decided(state.id, [provider.cancel_time_off(state, command.time_off_id)])
@@ -229,9 +229,8 @@ def _profile(command: Profile) -> dict[str, Any]:
 
 
 async def _managed(provider_id: UUID, reading: Reading, actor: Actor, what: str) -> Provider:
-    access.require(actor, what)
     state = await reading.get(PROVIDER, provider_id)
-    access.require_provider(actor, provider_id)
+    await reach(reading, actor, what, provider_id=provider_id)
     return state
 
 

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from commands.access import reach
 from commands.loop import PROVIDER, RESOURCE, Command, Decision, Reading, handles
-from domain import access, availability, resource
+from domain import availability, resource
 from domain.access import Actor
 from domain.availability import BlockReason, page_stream
 from domain.events import Event
@@ -70,24 +71,21 @@ class BlockTimes(Command):
         return self
 
 
-@handles(RegisterResource)
+@handles(RegisterResource, "register_resource")
 async def register_resource(command: RegisterResource, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_resource")
     resource_id = reading.desk.ids.new()
     event = ResourceRegistered(resource_id=resource_id, kind=command.kind, name=command.name)
     return Decision([(resource.stream(resource_id), event)], {"resource_id": str(resource_id)})
 
 
-@handles(RetireResource)
+@handles(RetireResource, "register_resource")
 async def retire_resource(command: RetireResource, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_resource")
     state = await reading.get(RESOURCE, command.resource_id)
     return Decision([(resource.stream(state.id), resource.retire(state))], {"resource_id": str(state.id)})
 
 
-@handles(BlockTimes)
+@handles(BlockTimes, "block_time")
 async def block_times(command: BlockTimes, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "block_time")
     owners = [*(one.resource_id for one in command.block), *(one.resource_id for one in command.unblock)]
     for owner in dict.fromkeys(owners):
         await _known(owner, reading, actor)
@@ -127,6 +125,8 @@ async def _whole(unblock: Unblock, reading: Reading) -> Period:
 async def _known(owner: UUID, reading: Reading, actor: Actor) -> None:
     await reading.both((PROVIDER, owner), (RESOURCE, owner))
     if await reading.find(PROVIDER, owner) is not None:
-        access.require_provider(actor, owner)
-    elif await reading.find(RESOURCE, owner) is None:
+        await reach(reading, actor, "block_time", provider_id=owner)
+    elif await reading.find(RESOURCE, owner) is not None:
+        await reach(reading, actor, "block_time")
+    else:
         raise Unknown("no provider, room or device has this id", id=str(owner))

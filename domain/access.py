@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from domain import glass, proxy, scopes
-from domain.appointment import Appointment, Party, Status
+from domain.appointment import Party, Status
 from domain.glass import Glass
 from domain.proxy import Allowance, Proxies
 from domain.refusals import NotAllowed, Refusal, Unknown
@@ -107,7 +107,8 @@ POLICY: Final[dict[str, Rule]] = {
     "block_time":         _row("Schedule.u",       _NO,   _BOOK,     _ALL,  _ALL,  _ALL,  _NO,   _NO),
     "register_resource":  _row("Location.c",       _NO,   _NO,       _ALL,  _ALL,  _ALL,  _NO,   _NO),
     "grant_proxy":        _row("RelatedPerson.c",  _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),
-    "end_proxy":          _row("RelatedPerson.u",  _OWN,  _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),
+    "end_proxy":          _row("RelatedPerson.u",  _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),
+    "give_up_proxy":      _row("RelatedPerson.u",  _SELF, _NO,       _NO,   _NO,   _NO,   _NO,   _NO),
     "break_glass":        _row("Consent.c",        _NO,   _ALL,      _ALL,  _NO,   _NO,   _NO,   _NO),
     "register_client":    _row("Client.c",         _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "keep_session":       _row(None,               _NO,   _NO,       _NO,   _NO,   _ALL,  _NO,   _NO),
@@ -120,11 +121,6 @@ POLICY: Final[dict[str, Rule]] = {
     "correct_patient":    _row("Patient.u",        _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _NO,   _NO),
     "change_consents":    _row("Consent.c",        _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),
     "erase_person":       _row("Patient.d",        _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
-    "hold_legally":       _row("Patient.u",        _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
-    "set_retention":      _row("Organization.u",   _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
-    "correct_patient":    _row("Patient.u",        _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _NO,   _NO),
-    "change_consents":    _row("Consent.c",        _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),
-    "erase_person":       _row("Patient.d",        _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
     "hold_legally":       _row("Patient.u",        _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
     "set_retention":      _row("Organization.u",   _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
     "read_slots":         _row("Slot.s",           _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO),
@@ -142,7 +138,7 @@ POLICY: Final[dict[str, Rule]] = {
     "read_actors":        _row("AuditEvent.r",     _NO,   _ALL,      _ALL,  _ALL,  _ALL,  _ALL,  _NO),
     "read_proxies":       _row("RelatedPerson.s",  _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO,  personal=True),
     "read_own_proxies":   _row("RelatedPerson.s",  _SELF, _NO,       _NO,   _NO,   _NO,   _NO,   _NO),
-    "read_glass":         _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO),
+    "read_glass":         _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_figures":       _row("MeasureReport.r",  _NO,   _NO,       _NO,   _ALL,  _ALL,  _ALL,  _ALL),
 }
 # fmt: on
@@ -206,11 +202,12 @@ class Tie(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Whose the thing is that is asked for: a patient's, a provider's, a visit's both, or nobody's. `named` is the id
-    that the asker named, which a refusal repeats."""
+    """Whose the thing is that is asked for: a patient's, a provider's, a visit's both, an account's, or nobody's.
+    `named` is the id that the asker named, which a refusal repeats."""
 
     patient_id: UUID | None = None
     provider_id: UUID | None = None
+    account_id: UUID | None = None
     named: UUID | None = None
 
 
@@ -303,7 +300,7 @@ def reached(actor: Actor, what: str, whose: Whose, ties: Ties, now: datetime) ->
             if patient_id is None or whose.provider_id is not None:
                 return PLAIN
         case Reach.SELF | Reach.OWN:
-            if patient_id is None or patient_id == actor.patient_id:
+            if _theirs(actor, whose):
                 return PLAIN
             if reach is Reach.OWN and _stands_in(actor, what, ties.proxies, now):
                 return Standing(on_behalf_of=patient_id)
@@ -318,12 +315,30 @@ def reached(actor: Actor, what: str, whose: Whose, ties: Ties, now: datetime) ->
                 return Standing(behind_glass=True)
             if reach is Reach.GLASS:
                 raise NotAllowed("this needs a stated reason: break the glass first", action=what)
-    raise Unknown("unknown id", id=str(whose.named or patient_id))
+    raise Unknown("unknown id", id=str(whose.named or patient_id or whose.account_id))
 
 
-def makes_own(visit: Appointment, provider_id: UUID) -> bool:
+class Visit(Protocol):
+    """As much of an appointment as says whose patient somebody is: its state, or its row in the diary."""
+
+    @property
+    def provider_id(self) -> UUID: ...
+
+    @property
+    def status(self) -> Status: ...
+
+
+def makes_own(visit: Visit, provider_id: UUID) -> bool:
     """Whether a visit makes its patient the provider's own."""
     return visit.provider_id == provider_id and visit.status in _OWNING
+
+
+def _theirs(actor: Actor, whose: Whose) -> bool:
+    if whose.patient_id is None and whose.account_id is None:
+        return True
+    return (whose.patient_id is not None and whose.patient_id == actor.patient_id) or (
+        whose.account_id is not None and whose.account_id == actor.account_id
+    )
 
 
 def _with_them(actor: Actor, whose: Whose) -> bool:

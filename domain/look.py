@@ -29,6 +29,7 @@ class Screen(StrEnum):
     PRIVATE_WORDS = "private_words"
     CONSENTS = "consents"
     PROXIES = "proxies"
+    GLASS = "glass"
     PERSONAL_EXPORT = "personal_export"
     LOOKS = "looks"
     DISCLOSURES = "disclosures"

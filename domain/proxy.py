@@ -70,6 +70,15 @@ class ProxyEnded(Event):
     by: Party
 
 
+class ProxyTakenOn(Event):
+    """The same, on the side of whoever stands in: `holder_id` is their account or their own patient id. What became of
+    it is with the patient's proxies."""
+
+    NAME: ClassVar[str] = "ProxyTakenOn.v1"
+    holder_id: UUID
+    patient_id: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     id: UUID
@@ -79,6 +88,10 @@ class Proxy:
     allows: frozenset[Allowance]
     period: Period
     ended: EndReason | None = None
+
+    @property
+    def holder_id(self) -> UUID | None:
+        return self.account_id or self.proxy_patient_id
 
     def is_held_by(self, account_id: UUID | None, patient_id: UUID | None) -> bool:
         return (self.account_id is not None and self.account_id == account_id) or (
@@ -96,6 +109,14 @@ class Proxies:
 
     patient_id: UUID
     granted: Mapping[UUID, Proxy]
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """For whom somebody was ever to stand in."""
+
+    holder_id: UUID
+    patients: frozenset[UUID]
 
 
 class AlreadyEnded(Refusal):
@@ -127,6 +148,18 @@ def evolve(state: Proxies | None, event: Event) -> Proxies:
             ended = replace(state.granted[event.proxy_id], ended=event.reason)
             return replace(state, granted={**state.granted, ended.id: ended})
     raise TypeError(f"{type(event).__name__} is not an event of a patient's proxies")
+
+
+def charges_stream(holder_id: UUID) -> str:
+    return f"charges/{holder_id}"
+
+
+def take_on(state: Charges | None, event: Event) -> Charges:
+    match event:
+        case ProxyTakenOn():
+            before = state.patients if state is not None else frozenset[UUID]()
+            return Charges(event.holder_id, before | {event.patient_id})
+    raise TypeError(f"{type(event).__name__} is not an event of somebody's charges")
 
 
 def stands_in(
@@ -176,10 +209,15 @@ def grant(
     )
 
 
-def end(state: Proxies | None, proxy_id: UUID, reason: EndReason, by: Party, now: datetime) -> ProxyEnded:
+def of(state: Proxies | None, proxy_id: UUID) -> Proxy:
+    """Raises `Unknown`."""
     found = state.granted.get(proxy_id) if state is not None else None
-    if state is None or found is None:
+    if found is None:
         raise Unknown("unknown id", id=str(proxy_id))
+    return found
+
+
+def end(patient_id: UUID, found: Proxy, reason: EndReason, by: Party, now: datetime) -> ProxyEnded:
     if found.ended is not None or now >= found.period.end:
         raise AlreadyEnded("this proxy has ended")
-    return ProxyEnded(patient_id=state.patient_id, proxy_id=proxy_id, reason=reason, by=by)
+    return ProxyEnded(patient_id=patient_id, proxy_id=found.id, reason=reason, by=by)

@@ -19,7 +19,19 @@ from projections.diary import AppointmentDiary
 from projections.directory import Directory, IndexAway
 from projections.facts import Facts
 from projections.free_time import FreeTime
-from read_api import appointments, directory, facts, patients, providers, resources, slots
+from read_api import (
+    appointments,
+    consents,
+    directory,
+    facts,
+    glass,
+    patients,
+    providers,
+    proxies,
+    resources,
+    slots,
+    words,
+)
 from read_api.asking import Library
 from read_api.trail import Trail
 
@@ -72,6 +84,10 @@ def build(
             directory.router,
             providers.router,
             patients.router,
+            consents.router,
+            words.router,
+            proxies.router,
+            glass.router,
             resources.router,
             facts.router,
         ),

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from domain.access import Role
+from domain import access
 from domain.appointment import FHIR_STATUS, CancellationReason, DeclineReason, Outcome, Party, Status
 from domain.look import Screen
 from domain.provider import Mode, Money
@@ -90,7 +90,7 @@ async def read_appointment(appointment_id: UUID, asked: Asked, as_of: AsOf = Non
     """An appointment, and what happened to it, in sentences. A patient sees their own."""
     asked.may("read_appointment")
     book = await asked.book(as_of, asked.library.diary)
-    row = asked.own(await book.appointment(appointment_id), appointment_id)
+    row = await asked.own(await book.appointment(appointment_id), appointment_id)
     asked.shows(Screen.APPOINTMENT, row.patient_id, resource_id=appointment_id)
     lines = await book.history(appointment_id)
     found = AppointmentWithHistory.model_validate(
@@ -101,7 +101,7 @@ async def read_appointment(appointment_id: UUID, asked: Asked, as_of: AsOf = Non
 
 
 def _entry(asked: Asked, line: HistoryLine) -> HistoryEntry:
-    staff = asked.actor.role is not Role.PATIENT
+    staff = access.may(asked.actor, "read_actors")
     return HistoryEntry(
         at=line.at,
         recorded_at=line.recorded_at,

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from domain import access, patient
-from domain.access import Actor, Role
+from domain.access import Actor, Reach, Standing, Whose
 from domain.availability import Page
 from domain.look import Screen
 from domain.ports import Clock, EventLog
@@ -42,6 +42,7 @@ from projections.documents import Kept
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
+from read_api.access import reached
 from read_api.trail import Look, Trail
 
 
@@ -187,7 +188,18 @@ class Answer(Response):
 class Asking:
     """One question: who asks, and what the headers say. Raises `InvalidParameter`."""
 
-    __slots__ = ("_looks", "actor", "correlation_id", "library", "organization", "purpose", "request")
+    __slots__ = (
+        "_far",
+        "_looks",
+        "_what",
+        "actor",
+        "correlation_id",
+        "library",
+        "organization",
+        "purpose",
+        "request",
+        "standing",
+    )
 
     def __init__(self, request: Request, library: Library, caller: Caller) -> None:
         self.request = request
@@ -197,13 +209,33 @@ class Asking:
         self.purpose = purpose_of(request.headers.get("purpose-of-use"), self.actor.role)
         self.correlation_id = correlated(request.scope) or (library.trail.ids.new() if library.trail else None)
         self._looks: list[asyncio.Task[None]] = []
+        self._what = ""
+        self._far: Reach | None = None
+        # In what standing the actor reaches what they ask for; None until that is decided (`read_api/access.py`).
+        self.standing: Standing | None = None
         if self.correlation_id is not None:
             correlate(request.scope, self.correlation_id)
             add_header(request.scope, b"x-request-id", str(self.correlation_id).encode())
 
     def may(self, what: str) -> None:
-        """Raises `NotAllowed`."""
-        access.require(self.actor, what)
+        """Ask by this row of the policy table. Raises `NotAllowed` and `InsufficientScope`."""
+        self._far, self._what = access.require(self.actor, what), what
+
+    async def reach(
+        self,
+        *,
+        patient_id: UUID | None = None,
+        provider_id: UUID | None = None,
+        account_id: UUID | None = None,
+        named: UUID | None = None,
+    ) -> None:
+        """Go on only where the asker reaches it, by the row that they `may` ask by. Without ids it is nobody's in
+        person. `named` is the id that was asked for, where that is none of them. Raises `Unknown` and `NotAllowed`."""
+        whose = Whose(patient_id, provider_id, account_id, named)
+        library = self.library
+        self.standing = await reached(
+            library.log, library.clock.now(), self.organization, self.actor, self._what, whose
+        )
 
     def shows(self, screen: Screen, *patients: UUID, resource_id: UUID | None = None) -> None:
         """The answer will show this of these patients. It is written into the log while the answer is being made, which
@@ -258,14 +290,19 @@ class Asking:
         if not found[stream]:
             raise unknown(patient_id)
 
-    def own(self, row: AppointmentRow | None, appointment_id: UUID) -> AppointmentRow:
-        """An appointment that the asker may see. Raises `Unknown` for none, and for another patient's alike."""
-        if row is None or (self.actor.role is Role.PATIENT and row.patient_id != self.actor.patient_id):
+    async def own(self, row: AppointmentRow | None, appointment_id: UUID) -> AppointmentRow:
+        """An appointment that the asker reaches. Raises `Unknown` for none, and for one beyond reach alike."""
+        if row is None:
             raise unknown(appointment_id)
+        await self.reach(patient_id=row.patient_id, provider_id=row.provider_id, named=appointment_id)
         return row
 
     def answer(self, content: BaseModel, position: int, *, version: int | None = None, whole: bool = False) -> Response:
-        """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already."""
+        """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already.
+
+        A route that asks for what not everybody reaches, and never says whose it is, is at fault: nothing is shown."""
+        if self.standing is None and self._far is not Reach.CLINIC:
+            raise RuntimeError(f"{self.request.scope['route'].name} does not say whose it is")
         headers = {"Position": self.library.positions.show(position)}
         if version is not None:
             headers["ETag"] = f'"{version}"'

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from domain.access import Role
+from domain import access
 from domain.availability import BlockReason, Entry
 from domain.look import Screen
 from domain.provider import (
@@ -183,7 +183,7 @@ async def read_provider(provider_id: UUID, asked: Asked, as_of: AsOf = None) -> 
             HolidayAt(location_id=location_id, day=day, name=name)
             for (location_id, day), name in sorted(value.holidays.items())
         ],
-        time_off=None if asked.actor.role is Role.PATIENT else _time_off(value),
+        time_off=_time_off(value) if access.may(asked.actor, "read_time_off") else None,
         version=kept.version,
     )
     return asked.answer(view, book.position, version=kept.version, whole=True)
@@ -231,6 +231,7 @@ async def _known(book: Book, provider_id: UUID) -> Kept[Provider]:
 
 async def _diary_of(asked: Asking, provider_id: UUID, as_of: datetime | str | None) -> tuple[Book, Provider]:
     asked.may("read_diary")
+    await asked.reach(provider_id=provider_id)
     book = await asked.book(as_of, asked.library.diary, asked.library.free_time)
     return book, (await _known(book, provider_id)).value
 

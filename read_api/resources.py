@@ -103,11 +103,16 @@ async def read_page(
 ) -> Response:
     """What occupies a provider, room, device or patient on one UTC day: what decides about a booking. Staff and
     auditors."""
-    asked.may("read_diary")
+    asked.may("read_page")
     book = await asked.book(as_of, asked.library.free_time)
     day = on or book.now.date()
     page = await book.page(resource_id, day)
-    if await book.resource(resource_id) is None and await book.provider(resource_id) is None:
+    if await book.resource(resource_id) is not None:
+        await asked.reach()
+    elif await book.provider(resource_id) is not None:
+        await asked.reach(provider_id=resource_id)
+    else:
+        await asked.reach(patient_id=resource_id)
         await asked.registered(resource_id, book)
         asked.shows(Screen.PAGE, resource_id)
     live = sorted(

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from domain.access import Role, require_patient
+from domain.access import Role
 from domain.look import Screen
 from domain.provider import Location, Mode, Provider, location_of, visit_type_of
 from domain.refusals import Invalid
@@ -154,15 +154,14 @@ async def read_slots(
     asked.may("read_slots")
     if asked.actor.role is Role.PATIENT:
         patient_id = patient_id or asked.actor.patient_id
-    if patient_id is not None:
-        require_patient(asked.actor, patient_id)
+    await asked.reach(patient_id=patient_id)
     book = await asked.book(as_of, asked.library.free_time, *([asked.library.diary] if moving else []))
     if patient_id is not None:
         await asked.registered(patient_id, book)
         if patient_id != asked.actor.patient_id:
             asked.shows(Screen.FREE_TIMES, patient_id)
     if moving is not None:
-        asked.own(await book.appointment(moving), moving)
+        await asked.own(await book.appointment(moving), moving)
     resources = tuple(dict.fromkeys(resource_ids))
     wanted = Wanted(visit_type_id, location_id, mode, patient_id, resources, moving, asked)
     if explain:

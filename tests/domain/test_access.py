@@ -181,7 +181,7 @@ def test_a_proxy_stands_in_from_the_start_to_the_end_and_no_moment_longer() -> N
 
 def test_a_proxy_that_was_ended_is_over_at_once() -> None:
     state = proxies()
-    state = proxy.evolve(state, proxy.end(state, uid(1), EndReason.WITHDRAWN, Party.PATIENT, NOW))
+    state = proxy.evolve(state, proxy.end(ANNA, proxy.of(state, uid(1)), EndReason.WITHDRAWN, Party.PATIENT, NOW))
     with pytest.raises(Unknown):
         reached(ben, "read_appointment", Whose(ANNA), Ties(state), NOW)
 

@@ -146,8 +146,10 @@ async def test_a_diary_is_for_staff_and_auditors(book: Served, clinic: Clinic, p
     is_problem(await book.get(path, someone(Role.ANALYST)), 403, "not_allowed")
     is_problem(await book.get(path, DESK, organization=ANOTHER), 404, "unknown")
     is_problem(await book.get(f"/providers/{uuid4()}/{part}", DESK), 404, "unknown")
-    for who in (DESK, ADMIN, someone(Role.PROVIDER), someone(Role.AUDITOR)):
+    for who in (DESK, ADMIN, someone(Role.PROVIDER, provider_id=clinic.provider), someone(Role.AUDITOR)):
         assert (await book.get(path, who)).status_code == 200
+    # It shows every patient of the day, and a colleague's patients are not this provider's.
+    is_problem(await book.get(path, someone(Role.PROVIDER, provider_id=uuid4())), 403, "not_allowed")
 
 
 @pytest.mark.parametrize("day", ["tomorrow", "2027-02-30", "20270301", "9999-12-31", "0001-01-01", "2027-03-01T00:00"])
