@@ -86,10 +86,12 @@ class AccountEvent(Event):
 
 
 class AccountRegistered(AccountEvent):
-    """`patient_id` and `provider_id` name the person that whoever signs in acts as."""
+    """`address` is the blind of the e-mail address; `patient_id` and `provider_id` name the person that whoever signs
+    in acts as."""
 
     NAME: ClassVar[str] = "AccountRegistered.v1"
     email: Personal[str]
+    address: UUID
     role: Role
     patient_id: UUID | None = None
     provider_id: UUID | None = None
@@ -289,6 +291,12 @@ class AccountNotActive(Refusal):
     code = "account_not_active"
 
 
+class AddressInUse(Refusal):
+    """Another account has this address, or one that looks like it. Said to staff alone."""
+
+    code = "address_in_use"
+
+
 class PersonHasAccount(Refusal):
     """The patient or provider has an account already."""
 
@@ -365,6 +373,7 @@ class Account:
 
     id: UUID
     email: str | Erased
+    address: UUID
     role: Role
     patient_id: UUID | None
     provider_id: UUID | None
@@ -379,6 +388,11 @@ class Account:
     password_guard: Guard = OPEN
     factor_guard: Guard = OPEN
     era: int = 0
+
+    @property
+    def person(self) -> UUID | None:
+        """The patient or provider that it acts as."""
+        return self.patient_id or self.provider_id
 
     @property
     def has_totp(self) -> bool:
@@ -397,7 +411,15 @@ def stream(account_id: UUID) -> str:
 
 def evolve(state: Account | None, event: Event) -> Account:
     if isinstance(event, AccountRegistered):
-        return Account(event.account_id, event.email, event.role, event.patient_id, event.provider_id, event.origin)
+        return Account(
+            event.account_id,
+            event.email,
+            event.address,
+            event.role,
+            event.patient_id,
+            event.provider_id,
+            event.origin,
+        )
     if state is None or not isinstance(event, AccountEvent):
         raise TypeError(f"{type(event).__name__} is not an event of an account")
     match event:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from infra.blinds import KeyedBlinds
 from infra.event_log import checkpoints
 from infra.http.csrf import Forms
 from infra.http.cursors import Cursors
@@ -24,6 +25,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "tokens.ed25519": "signs tokens",
         "http": "seals cursors, positions and forms",
         "commands": "keys the hashes of remembered commands",
+        "blind": "keys the hashes that stand for addresses and names; it may never change",
     }
 )
 
@@ -75,6 +77,9 @@ class KeyFolder:
 
     def positions(self) -> Positions:
         return Positions(self.secret("http"))
+
+    def blinds(self) -> KeyedBlinds:
+        return KeyedBlinds(self.secret("blind"))
 
     def memory(self) -> bytes:
         return self.secret("commands")

@@ -40,6 +40,10 @@ class Settings:
     `forwarded_header`. `tls_cert` and `tls_key` are PEM files (the certificate with its chain): with them the APIs
     speak TLS alone; `https` says that callers do, and a proxy ends it.
 
+    `site` is the origin under which people's browsers reach the APIs (`https://book.example.org`): links in letters
+    lead there, and passkeys are bound to it. Letters go out by `smtp_url`, from `mail_from`; unsaid, they are files in
+    the data folder.
+
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
     the file of who signed the brokers' keys. `kafka_prefix` begins the names of all topics and consumer groups, and is
@@ -52,6 +56,9 @@ class Settings:
     port: int = 8000
     stack: Stack = "embedded"
     organization: str = "main"
+    site: str | None = None
+    mail_from: str = "Daybook <daybook@localhost>"
+    smtp_url: str | None = field(default=None, repr=False)
     video_url_template: str = "https://video.example.org/{organization}/{room}"
 
     token_issuer: str = "daybook"  # noqa: S105 - a name
@@ -89,6 +96,13 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     clickhouse_url: str | None = field(default=None, repr=False)
     elasticsearch_url: str | None = field(default=None, repr=False)
+
+    @property
+    def origin(self) -> str:
+        """What browsers show; a passkey is never bound to a bare address (WebAuthn Level 2 §5.1.2)."""
+        if self.site is not None:
+            return self.site.rstrip("/")
+        return self.url.replace("//127.0.0.1:", "//localhost:")
 
     @property
     def keys_folder(self) -> Path:
@@ -158,6 +172,8 @@ class Settings:
             raise WrongSettings(f"DAYBOOK_TRUSTED_PROXIES or DAYBOOK_FORWARDED_HEADER: {error}.") from None
         if (self.tls_cert is None) != (self.tls_key is None):
             raise WrongSettings("DAYBOOK_TLS_CERT and DAYBOOK_TLS_KEY go together: both, or neither.")
+        if self.site is not None and not _ORIGIN.fullmatch(self.site):
+            raise WrongSettings(f"DAYBOOK_SITE is {self.site!r}; it is an origin such as https://book.example.org.")
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
@@ -166,9 +182,11 @@ class Settings:
 # What Kafka takes in a topic's name, with room for what comes after it.
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?")
 _SHORT = {"data": "DATA", "port": "PORT"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _SECRETS = (
+    "smtp_url",
     "kafka_password",
     "postgres_dsn",
     "postgres_owner_dsn",
@@ -182,6 +200,9 @@ _KINDS: Mapping[str, type] = {
     "port": int,
     "stack": str,
     "organization": str,
+    "site": str,
+    "mail_from": str,
+    "smtp_url": str,
     "video_url_template": str,
     "token_issuer": str,
     "write_audience": str,

@@ -20,10 +20,27 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 import domain
-from domain import appointment, availability, patient, provider, reminder, resource, series, slots
+from domain import (
+    access,
+    appointment,
+    availability,
+    consent,
+    glass,
+    look,
+    origin,
+    patient,
+    provider,
+    proxy,
+    reminder,
+    resource,
+    retention,
+    series,
+    slots,
+)
 from domain.events import ERASED, EVENTS, Event, Personal
 from domain.time import Period
 from domain.upcasters import upcast
+from tests.domain import account_events
 from tests.domain.clinic import every_day, hours, uid
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,6 +114,20 @@ RULES = provider.BookingRules(
     overbooking_allowance=1,
     hold_minutes=5,
 )
+DETAILS = patient.PatientDetails(
+    names=(
+        patient.HumanName(family="Exämple", given=("Anna", "Maria"), prefix="Dr.", suffix="jr."),
+        patient.HumanName(use=patient.NameUse.NICKNAME, given=("Annie",)),
+    ),
+    birth_date=date(1987, 5, 4),
+    gender=patient.AdministrativeGender.FEMALE,
+    phones=(patient.Phone(number="+4930123456", use=patient.ContactUse.HOME),),
+    emails=(patient.Email(address="anna@example.org"),),
+    addresses=(
+        patient.Address(lines=("1 Example Street",), postal_code="10115", city="Berlin", state="BE", country="DE"),
+    ),
+    language="de-AT",
+)
 
 # One of each, every field told.
 EXAMPLES: list[Event] = [
@@ -165,8 +196,68 @@ EXAMPLES: list[Event] = [
         recurrence=series.Recurrence(frequency=series.Frequency.MONTHLY, interval=2, count=3),
         appointments=(uid(1), uid(13), uid(14)),
     ),
-    patient.PatientRegistered(patient_id=uid(2), reference="record 17", background={"age_band": "40-49"}),
+    patient.PatientRegistered(
+        patient_id=uid(2), reference="record 17", background={"age_band": "40-49"}, details=DETAILS
+    ),
+    patient.PatientDetailsCorrected(
+        patient_id=uid(2),
+        details=DETAILS,
+        source=patient.CorrectionSource.DOCUMENT,
+        by=appointment.Party.FRONT_DESK,
+    ),
+    patient.LegalHoldPlaced(
+        patient_id=uid(2), hold_id=uid(16), reason=patient.HoldReason.LITIGATION, matter="4 O 1/26"
+    ),
+    patient.LegalHoldLifted(patient_id=uid(2), hold_id=uid(16)),
+    patient.ErasureRefused(
+        patient_id=uid(2),
+        ground=patient.ErasureGround.CONSENT_WITHDRAWN,
+        reason=patient.RefusalReason.RETENTION,
+        until=DAY,
+    ),
+    patient.PersonErased(patient_id=uid(2), ground=patient.ErasureGround.NO_LONGER_NECESSARY),
+    consent.ConsentGiven(
+        patient_id=uid(2),
+        purpose=consent.ConsentPurpose.RESEARCH,
+        text_version="2026-03/en",
+        means=consent.ConsentMeans.IN_WRITING,
+        by=appointment.Party.PATIENT,
+    ),
+    consent.ConsentWithdrawn(
+        patient_id=uid(2),
+        purpose=consent.ConsentPurpose.RESEARCH,
+        means=consent.ConsentMeans.SPOKEN,
+        by=appointment.Party.FRONT_DESK,
+    ),
+    retention.RetentionPolicySet(years_after_last_visit=12),
+    proxy.ProxyGranted(
+        patient_id=uid(2),
+        proxy_id=uid(20),
+        account_id=uid(21),
+        proxy_patient_id=uid(22),
+        basis=proxy.Basis.PARENT_OF_MINOR,
+        allows=(proxy.Allowance.BOOK, proxy.Allowance.READ),
+        period=VISIT,
+        by=appointment.Party.FRONT_DESK,
+        document="birth certificate seen",
+    ),
+    proxy.ProxyEnded(
+        patient_id=uid(2), proxy_id=uid(20), reason=proxy.EndReason.OF_AGE, by=appointment.Party.FRONT_DESK
+    ),
+    proxy.ProxyTakenOn(holder_id=uid(21), patient_id=uid(2)),
+    glass.GlassBroken(patient_id=uid(2), reason=glass.GlassReason.EMERGENCY, words="found unconscious", until=START),
     reminder.ReminderSent(reminder_id=uid(15), appointment_id=uid(1), patient_id=uid(2), channel=reminder.Channel.SMS),
+    *account_events.EXAMPLES,
+    origin.OriginSeen(
+        origin_id=uid(60), person=str(uid(61)), session_id=uid(62), client_id="portal", address="192.0.2.7", agent="x/1"
+    ),
+    look.RecordSeen(
+        patient_id=uid(2),
+        screen=look.Screen.APPOINTMENT,
+        role=access.Role.PROVIDER,
+        client_id="portal",
+        resource_id=uid(1),
+    ),
 ]
 ONE_OF_EACH = {event.NAME: event for event in EXAMPLES}
 
@@ -262,10 +353,17 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
         "AppointmentRescheduled.v1": ("video_url",),
         "AppointmentCancelled.v1": ("note",),
         "VisitCompleted.v1": ("note",),
-        "PatientRegistered.v1": ("reference", "background"),
+        "PatientRegistered.v1": ("reference", "background", "details"),
+        "PatientDetailsCorrected.v1": ("details",),
+        "LegalHoldPlaced.v1": ("matter",),
+        **account_events.SEALED,
+        "ProxyGranted.v1": ("document",),
+        "GlassBroken.v1": ("words",),
+        "OriginSeen.v1": ("address", "agent"),
     }
+    others = {"OriginSeen.v1": "person", **dict.fromkeys(account_events.SEALED, "account_id")}
     for name in sealed:
-        assert BOOK[name].PERSON == "patient_id"
+        assert BOOK[name].PERSON == others.get(name, "patient_id")
 
 
 @pytest.mark.parametrize("name", [name for name, kind in sorted(BOOK.items()) if kind.SEALED_FIELDS])
@@ -278,7 +376,7 @@ def test_a_sealed_field_may_be_erased(name: str) -> None:
 
 def test_free_text_of_or_about_a_person_is_never_left_open() -> None:
     """A plain string in an event that names a patient would lie readable in the log."""
-    coded = {"time_zone"}
+    coded = {"time_zone", "client_id", "text_version"}
     for name, kind in BOOK.items():
         if "patient_id" in kind.model_fields:
             plain = {
