@@ -13,7 +13,7 @@ UV := $(or $(SYSTEM_UV),$(CURDIR)/.uv/bin/uv)
 NEED_UV := $(if $(SYSTEM_UV),,.uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types fmt bench
+.PHONY: help run test lint types fmt bench audit
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(NEED_UV) ## style, insecure code, and which room may import which
 	$(UV) run --frozen ruff format --check .
 	$(UV) run --frozen bandit --quiet --configfile pyproject.toml --recursive $(ROOMS)
 	$(UV) run --frozen lint-imports --no-logo
+
+audit: $(NEED_UV) ## known vulnerabilities of what is in uv.lock, where they can be asked for
+	$(UV) run --frozen python .ci/audit
 
 types: $(NEED_UV) ## mypy, strict
 	$(UV) run --frozen mypy
