@@ -139,6 +139,10 @@ POLICY: Final[dict[str, Rule]] = {
     "read_proxies":       _row("RelatedPerson.s",  _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO,  personal=True),
     "read_own_proxies":   _row("RelatedPerson.s",  _SELF, _NO,       _NO,   _NO,   _NO,   _NO,   _NO),
     "read_glass":         _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "read_looks":         _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "read_disclosures":   _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "read_suspicions":    _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "record_disclosure":  _row("AuditEvent.c",     _NO,   _PATIENTS, _ALL,  _ALL,  _NO,   _NO,   _NO),
     "read_figures":       _row("MeasureReport.r",  _NO,   _NO,       _NO,   _ALL,  _ALL,  _ALL,  _ALL),
 }
 # fmt: on

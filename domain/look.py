@@ -45,7 +45,8 @@ LISTS: Final = frozenset({Screen.PROVIDER_DAY, Screen.PROVIDER_WEEK, Screen.FREE
 
 class RecordSeen(Event):
     """`role` is the looker's at that moment, `client_id` the programme that they used, where one signed in for them.
-    `resource_id` is the single thing that was shown (an appointment), or whose list it was (a provider)."""
+    `resource_id` is the single thing that was shown (an appointment), or whose list it was (a provider). `behind_glass`
+    says that nothing but a broken glass let them (45 CFR 164.312(a)(2)(ii))."""
 
     NAME: ClassVar[str] = "RecordSeen.v1"
     patient_id: UUID
@@ -53,6 +54,7 @@ class RecordSeen(Event):
     role: Role
     client_id: str | None = None
     resource_id: UUID | None = None
+    behind_glass: bool = False
 
 
 def stream(patient_id: UUID, look_id: UUID) -> str:

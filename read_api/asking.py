@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from domain import access, patient
-from domain.access import Actor, Reach, Standing, Whose
+from domain.access import PLAIN, Actor, Reach, Standing, Whose
 from domain.availability import Page
 from domain.look import Screen
 from domain.ports import Clock, EventLog
@@ -243,7 +243,10 @@ class Asking:
         trail = self.library.trail
         if trail is None or self.correlation_id is None or not patients:
             return
-        look = Look(self.organization, self.actor, self.purpose, self.correlation_id, screen, patients, resource_id)
+        standing = self.standing or PLAIN
+        look = Look(
+            self.organization, self.actor, self.purpose, self.correlation_id, screen, patients, resource_id, standing
+        )
         writing = asyncio.create_task(trail.write(self.request.scope, look))
         # Where the answer becomes another one on its way, nobody asks what became of the look.
         writing.add_done_callback(lambda task: task.cancelled() or task.exception())

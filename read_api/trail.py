@@ -17,7 +17,7 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from domain.access import Actor, Role
+from domain.access import Actor, Standing
 from domain.look import LISTS, RecordSeen, Screen, stream
 from domain.ports import Clock, Context, EventLog, Ids, NewEvent, Save
 from domain.purpose import Purpose
@@ -41,6 +41,7 @@ class Look:
     screen: Screen
     patients: tuple[UUID, ...]
     resource_id: UUID | None
+    standing: Standing
 
 
 class Trail:
@@ -62,14 +63,14 @@ class Trail:
         origin = await self._origins.of(scope, look.organization, look.actor)
         new, now = self.ids.new, self._clock.now()
         # A list is one save, and each of its patients one event.
-        by_proxy = next((one for one in patients if _by_proxy(look.actor, one)), None)
+        behalf = look.standing.on_behalf_of
         context = Context(
             look.organization,
             look.actor.id,
             new(),
             look.correlation_id,
             causation_id=origin,
-            on_behalf_of=None if by_proxy is None else str(by_proxy),
+            on_behalf_of=None if behalf is None else str(behalf),
             purpose=look.purpose.value,
         )
         events = []
@@ -81,6 +82,7 @@ class Trail:
                 role=look.actor.role,
                 client_id=look.actor.client_id,
                 resource_id=look.resource_id,
+                behind_glass=look.standing.behind_glass,
             )
             events.append(NewEvent(stream(patient_id, look_id), seen, now, look_id))
         await self._log.append(Save(context, {event.stream: 0 for event in events}, events))
@@ -115,8 +117,3 @@ class Trail:
 
 def _key(look: Look, patient_id: UUID) -> _Key:
     return (look.organization, look.actor.id, look.actor.session_id, look.screen, patient_id, look.purpose)
-
-
-def _by_proxy(actor: Actor, patient_id: UUID) -> bool:
-    """Somebody with a patient's role reaches another only for them."""
-    return actor.role is Role.PATIENT and actor.patient_id != patient_id

@@ -12,7 +12,7 @@ from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.service import service
 from infra.http.tokens import Bearers
-from write_api import appointments, describing, erasure, glass, patients, providers, proxies, resources
+from write_api import appointments, describing, disclosures, erasure, glass, patients, providers, proxies, resources
 from write_api.asking import Counter
 
 _ABOUT = """
@@ -59,6 +59,7 @@ def build(
             erasure.router,
             proxies.router,
             glass.router,
+            disclosures.router,
         ),
         bearers=bearers,
         busy=(Busy,),

@@ -25,12 +25,14 @@ from domain import (
     appointment,
     availability,
     consent,
+    disclosure,
     glass,
     look,
     origin,
     patient,
     provider,
     proxy,
+    purpose,
     reminder,
     resource,
     retention,
@@ -257,6 +259,17 @@ EXAMPLES: list[Event] = [
         role=access.Role.PROVIDER,
         client_id="portal",
         resource_id=uid(1),
+        behind_glass=True,
+    ),
+    disclosure.DisclosureRecorded(
+        patient_id=uid(2),
+        disclosure_id=uid(63),
+        purpose=purpose.Purpose.PUBLIC_HEALTH,
+        means=disclosure.Means.FAX,
+        recipient="Health Office",
+        address="1 Example Square",
+        what="a positive test",
+        why="a notifiable disease",
     ),
 ]
 ONE_OF_EACH = {event.NAME: event for event in EXAMPLES}
@@ -360,6 +373,7 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
         "ProxyGranted.v1": ("document",),
         "GlassBroken.v1": ("words",),
         "OriginSeen.v1": ("address", "agent"),
+        "DisclosureRecorded.v1": ("recipient", "address", "what", "why"),
     }
     others = {"OriginSeen.v1": "person", **dict.fromkeys(account_events.SEALED, "account_id")}
     for name in sealed:

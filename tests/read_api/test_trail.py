@@ -96,9 +96,7 @@ async def test_what_is_not_shown_is_not_a_look(book: Served, clinic: Clinic) -> 
     assert [*await looks_at(book, clinic.patient), *await looks_at(book, nobody)] == []
 
 
-async def test_a_single_record_is_written_at_every_look_and_a_list_once_a_minute(
-    book: Served, clinic: Clinic
-) -> None:
+async def test_a_single_record_is_written_at_every_look_and_a_list_once_a_minute(book: Served, clinic: Clinic) -> None:
     for patient_id, hour in zip(clinic.patients, (9, 10, 11), strict=True):
         asked = visit(clinic, in_days(3, hour), patient_id=str(patient_id))
         assert (await book.post("/appointments", DESK, asked)).status_code == 201
