@@ -31,6 +31,7 @@ from infra.event_log.log import PostgresEventLog
 from infra.filling import counting
 from infra.http import health
 from infra.http.attempts import Attempts
+from infra.http.denials import Denials
 from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
 from infra.http.origins import Origins
 from infra.http.service import Together, service
@@ -112,9 +113,9 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             "analytics": analytics,
             "read_models": read_models,
         }
-        app = Together(
-            {"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)}, settings.outside
-        )
+        denials = await stack.enter_async_context(front.denials(log))
+        services = {"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)}
+        app = Together(services, settings.outside, denials.note)
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
@@ -142,7 +143,8 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
             models = await stack.enter_async_context(models_on(place, clock=log.clock))
             services["read"] = front.reads(models, log)
             checks["live_views"] = _live_views_answer(models)
-        yield Together(services | {"": front.rest(checks)}, place.settings.outside)
+        denials = await stack.enter_async_context(front.denials(log))
+        yield Together(services | {"": front.rest(checks)}, place.settings.outside, denials.note)
 
 
 @asynccontextmanager
@@ -251,6 +253,9 @@ class _Front:
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
+
+    def denials(self, log: PostgresEventLog) -> Denials:
+        return Denials(log, log.clock, TimeOrderedIds(), self._settings.organization)
 
     def _origins(self, log: EventLog, clock: Clock) -> Origins:
         return Origins(log, clock, TimeOrderedIds(), self._secret)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from infra.http.address import is_https
 from infra.http.correlation import ASKED
 from infra.http.problems import (
+    CODE,
     BodyTooDeep,
     BodyTooLarge,
     Refused,
@@ -56,6 +57,10 @@ _ONCE = frozenset(
         b"read-after",
     )
 )
+
+# Where a request's scope keeps who is told, with a code, of answers that turn somebody away.
+DENIED = "daybook.denied"
+_DENIED = frozenset((401, 403, 429))
 
 # A body over the limit is still read this many times over before the answer, or a client that is busy sending would see
 # a broken connection instead of the 413.
@@ -121,6 +126,7 @@ class Edge:
                 receive = await self._body(length, media_type, receive)
             await self.app(scope, receive, answer)
         except Refused as refused:
+            scope[CODE] = refused.code
             await refused.response()(scope, receive, answer)
         except _Gone:
             status = 499
@@ -134,6 +140,8 @@ class Edge:
             if self.metrics is not None:
                 operation = getattr(scope.get("route"), "name", "")
                 self.metrics(scope["method"], operation, status, perf_counter() - started)
+            if status in _DENIED and (denied := scope.get(DENIED)) is not None:
+                denied(scope, scope.get(CODE, f"status_{status}"))
             if span is not None:
                 span.answered(scope, status)
             ASKED.reset(asked)

@@ -206,7 +206,12 @@ def _use_problem(operation: Any) -> None:
             answer["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
+# Where a request's scope keeps the code with which it was refused.
+CODE = "daybook.code"
+
+
 async def _refusal(request: Request, refusal: Refusal) -> Response:
+    request.scope[CODE] = refusal.code
     headers = None
     if isinstance(refusal, InsufficientScope):
         # RFC 6750 §3.1: the client may ask for a token that reaches further.
@@ -217,6 +222,7 @@ async def _refusal(request: Request, refusal: Refusal) -> Response:
 
 
 async def _refused(request: Request, refused: Refused) -> Response:
+    request.scope[CODE] = refused.code
     return refused.response()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from infra.http import problems, reference
 from infra.http.address import Outside, reached_by
 from infra.http.attempts import Attempts
-from infra.http.edge import Edge, Traces
+from infra.http.edge import DENIED, Edge, Traces
 from infra.http.health import HttpMetrics
 from infra.http.parameters import only_known
 from infra.http.problems import problem
@@ -78,13 +78,20 @@ def _operation_id(route: APIRoute) -> str:
 class Together:
     """Several services in one process, told apart by the first part of the path. What nobody has is 404.
 
-    `""` is whoever takes the rest. `outside` is how callers reach all of them.
+    `""` is whoever takes the rest. `outside` is how callers reach all of them. `denied` is told of each answer that
+    turns somebody away, with its code; it neither waits nor raises.
     """
 
-    def __init__(self, services: Mapping[str, ASGIApp], outside: Outside | None = None) -> None:
+    def __init__(
+        self,
+        services: Mapping[str, ASGIApp],
+        outside: Outside | None = None,
+        denied: Callable[[Scope, str], None] | None = None,
+    ) -> None:
         self._services = dict(services)
         self._rest = self._services.pop("", Edge(_nothing))
         self._outside = Outside() if outside is None else outside
+        self._denied = denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,6 +101,7 @@ class Together:
             await send({"type": "websocket.close", "code": 1000})
             return
         reached_by(scope, self._outside)
+        scope[DENIED] = self._denied
         first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
         await self._services.get(first, self._rest)(scope, receive, send)
 

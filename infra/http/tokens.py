@@ -31,6 +31,9 @@ from domain.access import Actor, Role
 from infra.http.limits import RateLimit
 from infra.http.problems import Refused
 
+# Where a request's scope keeps who asks, for whoever records what became of it.
+CALLER: Final = "daybook.caller"
+
 WRITE = "daybook-write"
 READ = "daybook-read"
 
@@ -73,9 +76,13 @@ class TokenExpired(Unauthenticated):
 
 
 class TokenRevoked(Unauthenticated):
-    """The session was ended, or the account closed or changed, after the token was made."""
+    """The session was ended, or the account closed or changed, after the token was made. `caller` held it."""
 
     code = "token_revoked"
+
+    def __init__(self, detail: str, caller: Caller) -> None:
+        super().__init__(detail)
+        self.caller = caller
 
 
 class SigningKey:
@@ -187,7 +194,12 @@ class Bearers:
 
     async def let_in(self, request: Request) -> Caller:
         """Raises `Unauthenticated` and its kinds, and `TooManyRequests`."""
-        caller = self.check(request.headers.get("authorization"))
+        try:
+            caller = self.check(request.headers.get("authorization"))
+        except TokenRevoked as revoked:
+            request.scope[CALLER] = revoked.caller
+            raise
+        request.scope[CALLER] = caller
         if self._limit is not None:
             await self._limit.spend(request.scope, f"{caller.organization}/{caller.actor.id}")
         return caller
@@ -215,7 +227,7 @@ class Bearers:
 
     def _going_on(self, caller: Caller, made: float) -> Caller:
         if self._ended is not None and self._ended(caller, made):
-            raise TokenRevoked("What this token rests on has ended; sign in again.")
+            raise TokenRevoked("What this token rests on has ended; sign in again.", caller)
         return caller
 
     def _verified(self, token: str) -> tuple[Caller, float, float]:

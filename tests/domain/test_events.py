@@ -25,6 +25,7 @@ from domain import (
     appointment,
     availability,
     consent,
+    denial,
     disclosure,
     glass,
     look,
@@ -250,6 +251,15 @@ EXAMPLES: list[Event] = [
     glass.GlassBroken(patient_id=uid(2), reason=glass.GlassReason.EMERGENCY, words="found unconscious", until=START),
     reminder.ReminderSent(reminder_id=uid(15), appointment_id=uid(1), patient_id=uid(2), channel=reminder.Channel.SMS),
     *account_events.EXAMPLES,
+    denial.AccessRefused(
+        whose=denial.strangers(START),
+        code="token_expired",
+        operation="book_appointment",
+        times=3,
+        first_at=START,
+        last_at=START + timedelta(seconds=20),
+        address="192.0.2.7",
+    ),
     origin.OriginSeen(
         origin_id=uid(60), person=str(uid(61)), session_id=uid(62), client_id="portal", address="192.0.2.7", agent="x/1"
     ),
@@ -373,9 +383,14 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
         "ProxyGranted.v1": ("document",),
         "GlassBroken.v1": ("words",),
         "OriginSeen.v1": ("address", "agent"),
+        "AccessRefused.v1": ("address",),
         "DisclosureRecorded.v1": ("recipient", "address", "what", "why"),
     }
-    others = {"OriginSeen.v1": "person", **dict.fromkeys(account_events.SEALED, "account_id")}
+    others = {
+        "OriginSeen.v1": "person",
+        "AccessRefused.v1": "whose",
+        **dict.fromkeys(account_events.SEALED, "account_id"),
+    }
     for name in sealed:
         assert BOOK[name].PERSON == others.get(name, "patient_id")
 

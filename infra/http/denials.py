@@ -1,0 +1,165 @@
+"""Refused requests, written into the log now and then (45 CFR 164.312(b)). In: each answer that turned somebody away.
+Out: an event for all that are alike.
+
+What is noted costs a look into memory and no request waits for it. How much is written is bounded however many knock,
+from however many addresses: what no longer fits is counted without its operation, then without its address. A process
+that is killed loses what it noted since it last wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from starlette.types import Scope
+
+from domain.denial import STRANGER, AccessRefused, strangers, stream
+from domain.ports import Clock, Context, EventLog, Ids, LogError, NewEvent, Save
+from infra.http.address import client_address
+from infra.http.tokens import CALLER, Caller
+
+EVERY: Final = 30.0
+MOST: Final = 50
+MOST_OF_ONE: Final = 5
+
+_log = logging.getLogger("daybook.http")
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    organization: str
+    actor: str
+    whose: str | None
+    code: str
+    operation: str
+    address: str | None
+
+
+@dataclass(slots=True)
+class _Noted:
+    times: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Denials:
+    """`organization` is that of strangers, whose own nobody knows. Writes `every` so many seconds, and at its end: at
+    most `most` events that tell an address, of them `most_of_one` operations of one, and one more for each code."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        ids: Ids,
+        organization: str,
+        *,
+        every: float = EVERY,
+        most: int = MOST,
+        most_of_one: int = MOST_OF_ONE,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+        self._organization = organization
+        self._every = every
+        self._most = most
+        self._most_of_one = most_of_one
+        self._noted: dict[_Alike, _Noted] = {}
+        self._of_one: Counter[str] = Counter()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._now_and_then())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.write()
+
+    def note(self, scope: Scope, code: str) -> None:
+        """Neither waits nor raises."""
+        caller: Caller | None = scope.get(CALLER)
+        operation = getattr(scope.get("route"), "name", "")
+        organization, actor, whose = self._organization, STRANGER, None
+        if caller is not None:
+            organization, actor = caller.organization, caller.actor.id
+            whose = str(caller.actor.account_id or caller.actor.id)
+        address = client_address(scope)
+        now = self._clock.now()
+        for alike in (
+            _Alike(organization, actor, whose, code, operation, address),
+            _Alike(organization, actor, whose, code, "", address),
+            _Alike(self._organization, STRANGER, None, code, "", None),
+        ):
+            if (noted := self._noted.get(alike)) is not None:
+                noted.times += 1
+                noted.last_at = now
+                return
+            if self._has_room(alike):
+                self._noted[alike] = _Noted(1, now, now)
+                self._of_one[address] += 1
+                return
+
+    def _has_room(self, alike: _Alike) -> bool:
+        """The last kind always has: there is one for each code, and codes are ours and few."""
+        if alike.address is None:
+            return True
+        several = alike.operation == ""
+        return len(self._noted) < self._most and self._of_one[alike.address] < self._most_of_one + several
+
+    async def write(self) -> None:
+        """Write what was noted. What the log can't take now is tried again next time."""
+        noted, self._noted, self._of_one = self._noted, {}, Counter()
+        by_organization: dict[str, list[tuple[_Alike, _Noted]]] = {}
+        for alike, found in noted.items():
+            by_organization.setdefault(f"{alike.organization}\0{alike.actor}", []).append((alike, found))
+        for some in by_organization.values():
+            try:
+                await self._log.append(self._save(some))
+            except LogError as error:
+                _log.warning("refused requests could not be written: %s", type(error).__name__)
+                self._put_back(some)
+
+    def _save(self, some: list[tuple[_Alike, _Noted]]) -> Save:
+        """All of one actor."""
+        command_id = self._ids.new()
+        events = []
+        for alike, found in some:
+            denial_id = self._ids.new()
+            refused = AccessRefused(
+                whose=alike.whose or strangers(found.last_at),
+                code=alike.code,
+                operation=alike.operation,
+                times=found.times,
+                first_at=found.first_at,
+                last_at=found.last_at,
+                address=alike.address,
+            )
+            events.append(NewEvent(stream(denial_id), refused, found.last_at, denial_id))
+        context = Context(some[0][0].organization, some[0][0].actor, command_id, command_id)
+        return Save(context, {event.stream: 0 for event in events}, events)
+
+    def _put_back(self, some: list[tuple[_Alike, _Noted]]) -> None:
+        for alike, found in some:
+            since = self._noted.setdefault(alike, _Noted(0, found.first_at, found.last_at))
+            since.times += found.times
+            since.first_at = min(since.first_at, found.first_at)
+            since.last_at = max(since.last_at, found.last_at)
+            if alike.address is not None:
+                self._of_one[alike.address] += 1
+
+    async def _now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            await self.write()
