@@ -19,6 +19,7 @@ from projections.directory import Directory, Index
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
+from projections.people import People
 from projections.redis_store import RedisStore
 from projections.sqlite import SqliteIndex
 
@@ -47,6 +48,10 @@ class ReadModels:
         return cast("FreeTime", self._models["free_time"])
 
     @property
+    def people(self) -> People:
+        return cast("People", self._models["people"])
+
+    @property
     def facts(self) -> Facts:
         return cast("Facts", self._models["facts"])
 
@@ -66,10 +71,12 @@ async def models_on(
         wanted.discard("directory")
     async with AsyncExitStack() as stack:
         models: dict[str, Model] = {}
-        if wanted & {"diary", "free_time", "directory"}:
+        if wanted & {"diary", "free_time", "people", "directory"}:
             client = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
             if "diary" in wanted:
                 models["diary"] = AppointmentDiary(RedisStore(client, "diary"))
+            if "people" in wanted:
+                models["people"] = People(RedisStore(client, "people"), place.keys.blinds())
             free_time = FreeTime(RedisStore(client, "free_time"))
             if "free_time" in wanted:
                 models["free_time"] = free_time

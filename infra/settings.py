@@ -21,7 +21,7 @@ Stack = Literal["embedded", "full"]
 LogFormat = Literal["json", "console"]
 
 # The read models by name.
-MODELS = ("diary", "free_time", "facts", "directory")
+MODELS = ("diary", "free_time", "people", "facts", "directory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

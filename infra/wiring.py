@@ -250,6 +250,7 @@ class _Front:
             directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,
+            people_model=models.people,
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )

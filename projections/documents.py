@@ -106,6 +106,11 @@ class DocumentModel(Model):
         self.store = store
         self._known: dict[str, Kept[Any]] = {}
 
+    @property
+    def shapes(self) -> Mapping[str, Shape[Any]]:
+        """`SHAPES`, but for a model whose shapes need something from outside."""
+        return self.SHAPES
+
     @abstractmethod
     def notes(self, recorded: Recorded) -> Sequence[Line]:
         """Lines that an event adds for good, whatever its stream."""
@@ -118,7 +123,7 @@ class DocumentModel(Model):
         self._known.clear()
 
     async def _apply(self, fresh: Sequence[Recorded], part: str, at: int, upto: int) -> None:
-        shapes = self.SHAPES
+        shapes = self.shapes
         told: list[tuple[Recorded, str, Shape[Any] | None]] = []
         wanted: dict[str, Shape[Any]] = {}
         for recorded in fresh:
@@ -171,7 +176,7 @@ class DocumentModel(Model):
 
     def _rewrite(self, name: str, before: Kept[Any] | None, kept: Kept[Any], change: Change) -> None:
         organization, kind, _ = name.split("/", 2)
-        shape = self.SHAPES[kind]
+        shape = self.shapes[kind]
         change.documents[name] = shape.encode(kept)
         if before is None:
             change.added += shape.lines(organization, kept.value)

@@ -19,6 +19,7 @@ from projections.diary import AppointmentDiary
 from projections.directory import Directory, IndexAway
 from projections.facts import Facts
 from projections.free_time import FreeTime
+from projections.people import People
 from read_api import (
     appointments,
     consents,
@@ -27,6 +28,7 @@ from read_api import (
     glass,
     looks,
     patients,
+    people,
     providers,
     proxies,
     resources,
@@ -60,6 +62,7 @@ def build(
     positions: Positions,
     cursors: Cursors,
     *,
+    people_model: People,
     trail: Trail | None,
     directory_model: Directory | None = None,
     patience: float = 2.0,
@@ -84,6 +87,8 @@ def build(
             # Before the providers, whose ids stand at the same place of the address.
             directory.router,
             providers.router,
+            # Before the patients, whose ids stand at the same place of the address.
+            people.router,
             patients.router,
             consents.router,
             words.router,
@@ -100,7 +105,7 @@ def build(
         traces=traces,
     )
     app.state.library = Library(
-        diary, free_time, facts_model, log, clock, positions, cursors, patience, directory_model, trail
+        diary, free_time, facts_model, log, clock, positions, cursors, people_model, patience, directory_model, trail
     )
     app.state.metrics = metrics
     for kind in (RedisError, ClickHouseError, IndexAway):

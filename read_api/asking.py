@@ -42,6 +42,7 @@ from projections.documents import Kept
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
+from projections.people import People
 from read_api.access import reached
 from read_api.trail import Look, Trail
 
@@ -65,6 +66,7 @@ class Library:
     clock: Clock
     positions: Positions
     cursors: Cursors
+    people: People
     patience: float = 2.0
     directory: Directory | None = None
     trail: Trail | None = None

@@ -336,6 +336,7 @@ class FullHouse(House):
         "standby": ("relay",),
         "diary": ("work", "diary"),
         "free_time": ("work", "free_time"),
+        "people": ("work", "people"),
         "facts": ("work", "facts"),
         "directory": ("work", "directory"),
         "jobs": ("jobs",),

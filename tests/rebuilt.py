@@ -28,12 +28,13 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.memory import MemoryStore
 from projections.model import Model
+from projections.people import People
 from projections.sqlite import SqliteIndex
 from tests.house import PATIENCE, history_of
 
 Rows = Mapping[str, Any]
 
-_IN_REDIS: tuple[type[DocumentModel], ...] = (AppointmentDiary, FreeTime)
+_IN_REDIS: tuple[type[DocumentModel], ...] = (AppointmentDiary, FreeTime, People)
 _TRIES = 5
 
 
@@ -110,6 +111,9 @@ async def anew(place: Installation, history: Sequence[Recorded], now: datetime) 
     times = FreeTime(free_time)
     await times.apply(history)
     found["free_time"] = {**free_time.kept, **free_time.lists}
+    people = MemoryStore()
+    await People(people, place.keys.blinds()).apply(history)
+    found["people"] = {**people.kept, **people.lists}
     if place.index:
         with tempfile.TemporaryDirectory() as folder:
             index = SqliteIndex(Path(folder) / "anew.sqlite")

@@ -20,6 +20,7 @@ import read_api.app
 import write_api.app
 from commands.loop import Desk
 from domain.access import Actor, Role
+from infra.blinds import KeyedBlinds
 from infra.embedded.clickhouse import ClickHouse
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
@@ -36,11 +37,14 @@ from projections.directory import Directory, Index
 from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.model import Model
+from projections.people import People
 from projections.redis_store import RedisStore
 from projections.sqlite import SqliteIndex
 from read_api.trail import Trail
 from streams.follower import Follower
 from tests.clinic import CHECKUP, LOCATION, ORGANIZATION, Clinic, open_clinic
+from tests.people import SITE, Letterbox, credentials
+from write_api.letters import Post
 
 SECRET = b"a secret that only these tests know"
 KEY = SigningKey(bytes(32))
@@ -147,10 +151,11 @@ async def served(
     positions, cursors = Positions(SECRET), Cursors(SECRET)
     keys = {KEY.id: KEY.public}
     try:
+    people = People(RedisStore(client, "people"), KeyedBlinds(SECRET))
         async with PostgresEventLog(dsn, keyring, patience=log_patience) as log:
             desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays())
             directory = Directory(index or file, free_time, log.clock)
-            models: list[Model] = [diary, free_time, *([facts] if facts else []), directory]
+            models: list[Model] = [diary, free_time, people, *([facts] if facts else []), directory]
             origins = Origins(log, log.clock, TimeOrderedIds(), SECRET)
             writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions, origins=origins)
             reads = read_api.app.build(
@@ -177,4 +182,5 @@ async def served(
             await facts.close()
         await file.close()
         await client.aclose()
+                people_model=people,
         await keyring.close()

@@ -24,8 +24,8 @@ from infra.troubles import NotRunning, Trouble
 def command() -> None:
     """See how far the read models are, and fill them anew from the log.
 
-    diary and free_time are in Redis, facts in ClickHouse, the directory in a search index. A running Daybook does the
-    work; where none runs, what is needed is started.
+    diary, free_time and people are in Redis, facts in ClickHouse, the directory in a search index. A running Daybook
+    does the work; where none runs, what is needed is started.
     """
 
 

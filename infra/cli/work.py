@@ -22,8 +22,9 @@ def command(models: tuple[str, ...], data: Path | None, port: int | None, host: 
     named together are filled together, and wait for each other's stores; give each a worker of its own where that
     matters. An event that a model can't take becomes a dead letter: `daybook deadletter list`.
 
-    Needs DAYBOOK_POSTGRES_DSN, DAYBOOK_KAFKA, DAYBOOK_KEYS, and the stores of the models: DAYBOOK_REDIS_URL for diary
-    and free_time, DAYBOOK_CLICKHOUSE_URL for facts, DAYBOOK_ELASTICSEARCH_URL and DAYBOOK_REDIS_URL for directory.
+    Needs DAYBOOK_POSTGRES_DSN, DAYBOOK_KAFKA, DAYBOOK_KEYS, and the stores of the models: DAYBOOK_REDIS_URL for
+    diary, free_time and people, DAYBOOK_CLICKHOUSE_URL for facts, DAYBOOK_ELASTICSEARCH_URL and DAYBOOK_REDIS_URL for
+    directory.
     """
     names = list(dict.fromkeys(models))
     settings = Settings.load(data=data, port=port, host=host)

@@ -31,6 +31,7 @@ from streams.worker import Worker
 STORES: Final = {
     "diary": ("redis_url",),
     "free_time": ("redis_url",),
+    "people": ("redis_url",),
     "facts": ("clickhouse_url",),
     "directory": ("redis_url", "elasticsearch_url"),
 }

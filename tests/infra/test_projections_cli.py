@@ -13,7 +13,7 @@ from infra.troubles import Trouble
 from tests.conftest import Database
 from tests.infra.test_cli import run, serving
 
-NAMES = ["diary", "free_time", "facts", "directory"]
+NAMES = ["diary", "free_time", "people", "facts", "directory"]
 
 
 def models(data: Path) -> dict[str, dict[str, object]]:

@@ -32,7 +32,14 @@ def writes() -> FastAPI:
 
 def reads() -> FastAPI:
     models_and_log = [NOTHING] * 5
-    return read_api.app.build(*models_and_log, Bearers({}, READ), Positions(SECRET), Cursors(SECRET), trail=NOTHING)
+    return read_api.app.build(
+        *models_and_log,
+        Bearers({}, READ),
+        Positions(SECRET),
+        Cursors(SECRET),
+        people_model=NOTHING,
+        trail=NOTHING,
+    )
 
 
 APIS = [("write", writes), ("read", reads)]

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from domain.access import Role
+from domain.access import Actor, Role
 from tests.clinic import ADMIN, DESK, Clinic, in_days, patient_actor
 from tests.served import Served, someone, visit
 
@@ -145,3 +145,52 @@ async def test_the_words_of_a_visit_are_for_those_whom_they_concern(book: Served
     assert str(clinic.patient) not in stranger.text
     assert (await book.get(path, someone(Role.AUDITOR))).status_code == 403
     assert (await book.get(f"/appointments/{uuid4()}/words", ADMIN)).status_code == 404
+
+
+async def searched(book: Served, who: Actor = DESK, **said: Any) -> list[str]:
+    headers = {"Read-After": book.position} if book.position else {}
+    answer = await book.send("POST", "/read/patients/search", who, json=said, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return [one["patient_id"] for one in answer.json()["patients"]]
+
+
+async def test_staff_find_patients_by_what_they_know_of_them(book: Served) -> None:
+    anna = await registered(book, details=ANNA)
+    bert = await registered(book, details={"names": [{"family": "Exampel", "given": ["Bert"]}]})
+    await registered(book, reference="MRN-3")
+    assert await searched(book, name="exam") == [anna, bert]
+    assert await searched(book, someone(Role.PROVIDER, provider_id=uuid4()), name="anna exaemple") == [anna]
+    assert await searched(book, birth_date="1987-05-04") == [anna]
+    assert await searched(book, phone="+49 30 123456") == [anna]
+    assert await searched(book, phone="(030) 123-456", name="exam", birth_date="1987-05-04") == [anna]
+    assert await searched(book, phone="0228 123456") == [] == await searched(book, name="quack")
+    answer = await book.send("POST", "/read/patients/search", DESK, json={"name": "bert"})
+    assert answer.json() == {
+        "patients": [
+            {
+                "patient_id": bert,
+                "names": [{"use": "official", "family": "Exampel", "given": ["Bert"], "prefix": None, "suffix": None}],
+                "birth_date": None,
+                "phones": [],
+            }
+        ],
+        "more": False,
+    }
+    await book.put(f"/patients/{bert}/details", DESK, {"details": ANNA})
+    assert await searched(book, name="bert") == []
+    assert await searched(book, name="anna") == [anna, bert]
+    await book.post(f"/patients/{bert}/erasure", ADMIN, {"ground": "objection"})
+    assert await searched(book, name="anna") == [anna]
+
+
+async def test_a_search_says_whom_it_is_for_and_stays_in_its_house(book: Served) -> None:
+    anna = await registered(book, details=ANNA)
+    path = "/read/patients/search"
+    for said in ({}, {"name": "ex"}, {"name": " - "}, {"phone": "123"}, {"birth_date": "yesterday"}, {"names": "anna"}):
+        answer = await book.send("POST", path, DESK, json=said)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), said
+        assert "yesterday" not in answer.text
+    for who in (patient_actor(UUID(anna)), someone(Role.AUDITOR), someone(Role.ANALYST)):
+        assert (await book.send("POST", path, who, json={"name": "anna"})).status_code == 403
+    elsewhere = await book.send("POST", path, DESK, json={"name": "anna"}, organization="another")
+    assert elsewhere.json()["patients"] == []
