@@ -21,10 +21,11 @@ from uuid import UUID
 from pydantic import Field
 
 from commands import addresses
+from commands.access import reach
 from commands.loop import ACCOUNT, ADDRESS, HOLDER, PATIENT, PROVIDER, Command, Decision, Reading, handles
 from commands.passwords import Password, credentials_of, hashed, normal
 from commands.second_factors import own
-from domain import access, account, address, holder, patient
+from domain import account, address, holder, patient
 from domain.access import Actor, Role
 from domain.account import (
     Account,
@@ -152,7 +153,7 @@ class CloseAccountOf(Command):
     reason: ClosingReason = ClosingReason.PERSON_ERASED
 
 
-@handles(RegisterAccount)
+@handles(RegisterAccount, "sign_in")
 async def register_account(command: RegisterAccount, reading: Reading, actor: Actor) -> Decision:
     said = addresses.read(command.email)
     blind = said.blind(credentials_of(reading).blinds, reading.organization)
@@ -175,7 +176,7 @@ async def register_account(command: RegisterAccount, reading: Reading, actor: Ac
     return _registered(new, LinkPurpose.VERIFY, reading, Letter.VERIFY)
 
 
-@handles(AskReset)
+@handles(AskReset, "sign_in")
 async def ask_reset(command: AskReset, reading: Reading, actor: Actor) -> Decision:
     blind = addresses.read(command.email).blind(credentials_of(reading).blinds, reading.organization)
     claim = await reading.find(ADDRESS, blind)
@@ -191,7 +192,7 @@ async def ask_reset(command: AskReset, reading: Reading, actor: Actor) -> Decisi
     return Decision([(account.stream(known.id), AddressTakenAgain(account_id=known.id))])
 
 
-@handles(FollowLink)
+@handles(FollowLink, "sign_in")
 async def follow_link(command: FollowLink, reading: Reading, actor: Actor) -> Decision:
     state = await _linked(command, reading)
     # Looked at before the password is hashed, which is dear.
@@ -206,7 +207,7 @@ async def follow_link(command: FollowLink, reading: Reading, actor: Actor) -> De
     return Decision(changes, {"account_id": str(state.id), "letter": letter})
 
 
-@handles(ChangePassword)
+@handles(ChangePassword, "change_own_account")
 async def change_password(command: ChangePassword, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor, fresh=False)
     credentials = credentials_of(reading)
@@ -224,20 +225,17 @@ async def change_password(command: ChangePassword, reading: Reading, actor: Acto
     return Decision([(account.stream(state.id), event)], told)
 
 
-@handles(InviteAccount)
+@handles(InviteAccount, "invite_patient")
 async def invite_account(command: InviteAccount, reading: Reading, actor: Actor) -> Decision:
-    if command.role is Role.PATIENT:
-        access.require(actor, "invite_patient")
-    else:
-        access.require(actor, "manage_accounts")
+    if command.role is not Role.PATIENT:
+        await reach(reading, actor, "manage_accounts")
         fresh_enough(actor, reading.now)
     new, person = await _made(command, Origin.INVITATION, reading)
     return _registered(new, LinkPurpose.VERIFY, reading, Letter.INVITATION, person)
 
 
-@handles(CreateAccount)
+@handles(CreateAccount, "manage_accounts")
 async def create_account(command: CreateAccount, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "manage_accounts")
     fresh_enough(actor, reading.now)
     new, person = await _made(command, Origin.OPERATOR, reading)
     words = await hashed(command.password, new.email, credentials_of(reading))
@@ -251,16 +249,17 @@ async def create_account(command: CreateAccount, reading: Reading, actor: Actor)
     return Decision([*changes, *person], {"account_id": str(new.account_id)})
 
 
-@handles(InviteAgain)
+@handles(InviteAgain, "invite_patient")
 async def invite_again(command: InviteAgain, reading: Reading, actor: Actor) -> Decision:
     state = await reading.get(ACCOUNT, command.account_id)
-    access.require(actor, "invite_patient" if state.role is Role.PATIENT else "manage_accounts")
+    if state.role is not Role.PATIENT:
+        await reach(reading, actor, "manage_accounts")
     if state.status is not Status.UNVERIFIED:
         raise AccountNotActive("this account needs no invitation", account_status=state.status.value)
     return _link(state, LinkPurpose.VERIFY, reading, Letter.INVITATION)
 
 
-@handles(ChangeRole)
+@handles(ChangeRole, "manage_accounts")
 async def change_role(command: ChangeRole, reading: Reading, actor: Actor) -> Decision:
     state = await _others(command.account_id, reading, actor)
     event = account.change_role(state, command.role, command.patient_id, command.provider_id)
@@ -272,31 +271,30 @@ async def change_role(command: ChangeRole, reading: Reading, actor: Actor) -> De
     return Decision(changes, {"account_id": str(state.id)})
 
 
-@handles(LockAccount)
+@handles(LockAccount, "manage_accounts")
 async def lock_account(command: LockAccount, reading: Reading, actor: Actor) -> Decision:
     state = await _others(command.account_id, reading, actor)
     return Decision([(account.stream(state.id), account.lock(state))], {"account_id": str(state.id)})
 
 
-@handles(UnlockAccount)
+@handles(UnlockAccount, "manage_accounts")
 async def unlock_account(command: UnlockAccount, reading: Reading, actor: Actor) -> Decision:
     state = await _others(command.account_id, reading, actor)
     return Decision([(account.stream(state.id), account.unlock(state))], {"account_id": str(state.id)})
 
 
-@handles(CloseOwnAccount)
+@handles(CloseOwnAccount, "change_own_account")
 async def close_own_account(command: CloseOwnAccount, reading: Reading, actor: Actor) -> Decision:
     return await _closed(await own(reading, actor), ClosingReason.OWN_WISH, reading)
 
 
-@handles(CloseAccount)
+@handles(CloseAccount, "manage_accounts")
 async def close_account(command: CloseAccount, reading: Reading, actor: Actor) -> Decision:
     return await _closed(await _others(command.account_id, reading, actor), command.reason, reading)
 
 
-@handles(CloseAccountOf)
+@handles(CloseAccountOf, "manage_accounts")
 async def close_account_of(command: CloseAccountOf, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "manage_accounts")
     state = await reading.find(HOLDER, command.person_id)
     if state is None or state.account_id is None:
         return Decision([], {"account_id": None})
@@ -306,7 +304,6 @@ async def close_account_of(command: CloseAccountOf, reading: Reading, actor: Act
 async def _others(account_id: UUID, reading: Reading, actor: Actor) -> Account:
     """An account that an administrator may change: any but their own, so that it takes two to make one, and none locks
     the last one out by mistake."""
-    access.require(actor, "manage_accounts")
     fresh_enough(actor, reading.now)
     if actor.account_id == account_id:
         raise NotAllowed("another administrator changes your account", action="manage_accounts")

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import StringConstraints
 
 from commands.loop import CLIENT, Command, Decision, Reading, handles
-from domain import access, client
+from domain import client
 from domain.access import Actor
 from domain.client import Details
 
@@ -36,24 +36,21 @@ class RemoveClient(Command):
     client_id: UUID
 
 
-@handles(RegisterClient)
+@handles(RegisterClient, "register_client")
 async def register_client(command: RegisterClient, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_client")
     client_id = reading.desk.ids.new()
     event = client.register(client_id, command.details, command.secret)
     return Decision([(client.stream(client_id), event)], {"client_id": str(client_id)})
 
 
-@handles(RotateClientSecret)
+@handles(RotateClientSecret, "register_client")
 async def rotate_client_secret(command: RotateClientSecret, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_client")
     state = await reading.get(CLIENT, command.client_id)
     return Decision([(client.stream(state.id), client.rotate_secret(state, command.secret))], _told(state.id))
 
 
-@handles(RemoveClient)
+@handles(RemoveClient, "register_client")
 async def remove_client(command: RemoveClient, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "register_client")
     state = await reading.get(CLIENT, command.client_id)
     return Decision([(client.stream(state.id), event) for event in client.remove(state)], _told(state.id))
 

@@ -141,7 +141,7 @@ def accepted(
     )
 
 
-@handles(NewPasskey)
+@handles(NewPasskey, "change_own_account")
 async def new_passkey(command: NewPasskey, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     credentials = credentials_of(reading)
@@ -163,7 +163,7 @@ async def new_passkey(command: NewPasskey, reading: Reading, actor: Actor) -> De
     return Decision([], {"options": options_to_json_dict(options), "challenge": bytes_to_base64url(challenge)})
 
 
-@handles(AddPasskey)
+@handles(AddPasskey, "change_own_account")
 async def add_passkey(command: AddPasskey, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     if len(state.passkeys) >= MOST_PASSKEYS:
@@ -198,7 +198,7 @@ async def add_passkey(command: AddPasskey, reading: Reading, actor: Actor) -> De
     return Decision(changes, {"passkey_id": str(passkey_id), "recovery_codes": codes})
 
 
-@handles(RemovePasskey)
+@handles(RemovePasskey, "change_own_account")
 async def remove_passkey(command: RemovePasskey, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     removed = PasskeyRemoved(account_id=state.id, passkey_id=command.passkey_id)

@@ -13,9 +13,10 @@ from uuid import UUID
 import pyotp
 from pydantic import Field, SecretStr
 
+from commands.access import reach
 from commands.loop import ACCOUNT, MFA_POLICY, Command, Decision, Reading, handles
 from commands.passwords import credentials_of
-from domain import access, account, mfa_policy
+from domain import account, mfa_policy
 from domain.access import Actor, Role
 from domain.account import RECOVERY_CODES, Account, RecoveryCodesMade, Totp, TotpRemoved
 from domain.events import Erased
@@ -56,9 +57,9 @@ class SetMfaPolicy(Command):
 
 async def own(reading: Reading, actor: Actor, *, fresh: bool = True) -> Account:
     """The account of whoever asks. Raises `NotAllowed`, `StepUpRequired`, `AccountNotActive`."""
-    access.require(actor, "change_own_account")
     if actor.account_id is None:
         raise NotAllowed("this token was minted by an operator and belongs to no account", action="change_own_account")
+    await reach(reading, actor, "change_own_account", account_id=actor.account_id)
     state = await reading.get(ACCOUNT, actor.account_id)
     account.require_active(state)
     if fresh:
@@ -109,7 +110,7 @@ def first_codes(reading: Reading, state: Account) -> tuple[list[str], list[Recov
     return codes, [event]
 
 
-@handles(EnrolTotp)
+@handles(EnrolTotp, "change_own_account")
 async def enrol_totp(command: EnrolTotp, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     credentials = credentials_of(reading)
@@ -121,7 +122,7 @@ async def enrol_totp(command: EnrolTotp, reading: Reading, actor: Actor) -> Deci
     return Decision([(account.stream(state.id), event)], {"secret": secret, "uri": uri})
 
 
-@handles(ConfirmTotp)
+@handles(ConfirmTotp, "change_own_account")
 async def confirm_totp(command: ConfirmTotp, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     event = account.confirm_totp(state, digits(command.code), reading.now, code_at(state.totp))
@@ -130,7 +131,7 @@ async def confirm_totp(command: ConfirmTotp, reading: Reading, actor: Actor) -> 
     return Decision([(stream, one) for one in (event, *made)], {"recovery_codes": codes})
 
 
-@handles(RemoveTotp)
+@handles(RemoveTotp, "change_own_account")
 async def remove_totp(command: RemoveTotp, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     removed = TotpRemoved(account_id=state.id)
@@ -138,16 +139,15 @@ async def remove_totp(command: RemoveTotp, reading: Reading, actor: Actor) -> De
     return Decision([(account.stream(state.id), event)])
 
 
-@handles(MakeRecoveryCodes)
+@handles(MakeRecoveryCodes, "change_own_account")
 async def make_recovery_codes(command: MakeRecoveryCodes, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     codes, event = new_codes(reading, state)
     return Decision([(account.stream(state.id), event)], {"recovery_codes": codes})
 
 
-@handles(SetMfaPolicy)
+@handles(SetMfaPolicy, "set_mfa_policy")
 async def set_mfa_policy(command: SetMfaPolicy, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "set_mfa_policy")
     fresh_enough(actor, reading.now)
     event = mfa_policy.choose(command.roles)
     before = await reading.find(MFA_POLICY, THE_POLICY)

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from commands.access import reach
 from commands.clients import Hash
 from commands.loop import ACCOUNT, CLIENT, SESSION, Command, Decision, Reading, handles
-from domain import access, session
-from domain.access import Actor, Reach
+from domain import session
+from domain.access import Actor, Role
 from domain.account import Account, Status
 from domain.events import Event
 from domain.refusals import Refusal, Unknown
@@ -72,9 +73,8 @@ class EndSessions(Command):
     but: UUID | None = None
 
 
-@handles(StartSession)
+@handles(StartSession, "keep_session")
 async def start_session(command: StartSession, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "keep_session")
     key = SessionId(command.account_id, command.session_id)
     stream = session.stream(key)
     known = await reading.find(SESSION, key)
@@ -99,9 +99,8 @@ async def start_session(command: StartSession, reading: Reading, actor: Actor) -
     return Decision([(stream, started), *changes], {"outcome": "started"})
 
 
-@handles(RefreshSession)
+@handles(RefreshSession, "keep_session")
 async def refresh_session(command: RefreshSession, reading: Reading, actor: Actor) -> Decision:
-    access.require(actor, "keep_session")
     key = SessionId(command.account_id, command.session_id)
     state = await reading.find(SESSION, key)
     if state is None:
@@ -123,9 +122,9 @@ async def refresh_session(command: RefreshSession, reading: Reading, actor: Acto
     return Decision([(session.stream(key), event)], answer)
 
 
-@handles(EndSession)
+@handles(EndSession, "end_session")
 async def end_session(command: EndSession, reading: Reading, actor: Actor) -> Decision:
-    reason = _as(actor, command.account_id, command.reason)
+    reason = await _as(reading, actor, command.account_id, command.reason)
     key = SessionId(command.account_id, command.session_id)
     state = await reading.find(SESSION, key)
     if state is None:
@@ -134,9 +133,9 @@ async def end_session(command: EndSession, reading: Reading, actor: Actor) -> De
     return Decision(changes, {"session_id": str(command.session_id)})
 
 
-@handles(EndSessions)
+@handles(EndSessions, "end_session")
 async def end_sessions(command: EndSessions, reading: Reading, actor: Actor) -> Decision:
-    reason = _as(actor, command.account_id, Ending.SIGNED_OUT)
+    reason = await _as(reading, actor, command.account_id, Ending.SIGNED_OUT)
     names = await reading.desk.log.streams(reading.organization, *session.streams_of(command.account_id))
     keys = [key for name in names if (key := session.key_of(name)).id != command.but]
     states = [state for state in (await reading.each(SESSION, keys)).values() if state is not None]
@@ -145,12 +144,11 @@ async def end_sessions(command: EndSessions, reading: Reading, actor: Actor) -> 
     return Decision(changes, {"ended": len(changes)})
 
 
-def _as(actor: Actor, account_id: UUID, reason: Ending) -> Ending:
-    """Why it ends, seen from who ends it. Raises `Unknown` for another's account."""
+async def _as(reading: Reading, actor: Actor, account_id: UUID, reason: Ending) -> Ending:
+    """Why it ends, seen from who ends it. Raises `Unknown` for an account beyond reach."""
+    await reach(reading, actor, "end_session", account_id=account_id)
     own = actor.account_id == account_id
-    if access.require(actor, "end_session") is Reach.SELF and not own:
-        raise Unknown("unknown id", id=str(account_id))
-    return reason if own or actor.role is access.Role.SYSTEM else Ending.ADMINISTRATOR
+    return reason if own or actor.role is Role.SYSTEM else Ending.ADMINISTRATOR
 
 
 async def _account(reading: Reading, account_id: UUID, era: int) -> Account:

@@ -90,7 +90,7 @@ def account_of(state: Account) -> Who:
     return Who(state.role, state.patient_id, state.provider_id, state.status is Status.ACTIVE)
 
 
-@handles(CheckPassword)
+@handles(CheckPassword, "sign_in")
 async def check_password(command: CheckPassword, reading: Reading, actor: Actor) -> Decision:
     credentials = credentials_of(reading)
     password = normal(command.password.get_secret_value())
@@ -137,7 +137,7 @@ async def _unknown(said: EmailAddress, blind: UUID, reading: Reading, password: 
     return Decision([(address.stream(blind), event)], _told("locked" if wait else "refused", None, left))
 
 
-@handles(CheckTotp)
+@handles(CheckTotp, "sign_in")
 async def check_totp(command: CheckTotp, reading: Reading, actor: Actor) -> Decision:
     state = await reading.get(ACCOUNT, command.account_id)
     if (no := _not_now(state, Factor.TOTP, reading)) is not None:
@@ -147,7 +147,7 @@ async def check_totp(command: CheckTotp, reading: Reading, actor: Actor) -> Deci
     return _checked(state, event, reading)
 
 
-@handles(CheckRecoveryCode)
+@handles(CheckRecoveryCode, "sign_in")
 async def check_recovery_code(command: CheckRecoveryCode, reading: Reading, actor: Actor) -> Decision:
     state = await reading.get(ACCOUNT, command.account_id)
     if (no := _not_now(state, Factor.RECOVERY, reading)) is not None:
@@ -156,13 +156,13 @@ async def check_recovery_code(command: CheckRecoveryCode, reading: Reading, acto
     return _checked(state, account.check_recovery(state, hashed, reading.now), reading)
 
 
-@handles(OfferPasskey)
+@handles(OfferPasskey, "sign_in")
 async def offer_passkey(command: OfferPasskey, reading: Reading, actor: Actor) -> Decision:
     state = await reading.find(ACCOUNT, command.account_id) if command.account_id is not None else None
     return Decision([], passkeys.offer(reading, state, named=command.account_id is not None))
 
 
-@handles(CheckPasskey)
+@handles(CheckPasskey, "sign_in")
 async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -> Decision:
     account_id = command.account_id or passkeys.whose(command.response)
     state = await reading.find(ACCOUNT, account_id) if account_id is not None else None

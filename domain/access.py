@@ -111,6 +111,7 @@ POLICY: Final[dict[str, Rule]] = {
     "give_up_proxy":      _row("RelatedPerson.u",  _SELF, _NO,       _NO,   _NO,   _NO,   _NO,   _NO),
     "break_glass":        _row("Consent.c",        _NO,   _ALL,      _ALL,  _NO,   _NO,   _NO,   _NO),
     "register_client":    _row("Client.c",         _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
+    "sign_in":            _row(None,               _NO,   _NO,       _NO,   _NO,   _ALL,  _NO,   _NO),
     "keep_session":       _row(None,               _NO,   _NO,       _NO,   _NO,   _ALL,  _NO,   _NO),
     "change_own_account": _row("Account.u",        _SELF, _SELF,     _SELF, _SELF, _NO,   _SELF, _SELF),
     "invite_patient":     _row("Account.c",        _NO,   _NO,       _ALL,  _ALL,  _ALL,  _NO,   _NO),
