@@ -306,15 +306,22 @@ class Asking:
         """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already.
 
         A route that asks for what not everybody reaches, and never says whose it is, is at fault: nothing is shown."""
-        if self.standing is None and self._far is not Reach.CLINIC:
-            raise RuntimeError(f"{self.request.scope['route'].name} does not say whose it is")
-        headers = {"Position": self.library.positions.show(position)}
+        headers = self._headers(position)
         if version is not None:
             headers["ETag"] = f'"{version}"'
             known = self.request.headers.get("if-none-match", "") if whole else ""
             if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
                 return Answer(self._looks, None, 304, headers)
         return Answer(self._looks, content.model_dump_json(), 200, headers, "application/json")
+
+    def page(self, html: str, position: int, headers: Mapping[str, str]) -> Response:
+        """The same, as a page for people."""
+        return Answer(self._looks, html, 200, {**self._headers(position), **headers}, "text/html; charset=utf-8")
+
+    def _headers(self, position: int) -> dict[str, str]:
+        if self.standing is None and self._far is not Reach.CLINIC:
+            raise RuntimeError(f"{self.request.scope['route'].name} does not say whose it is")
+        return {"Position": self.library.positions.show(position)}
 
 
 async def asking(request: Request, caller: Asker) -> Asking:

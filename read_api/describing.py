@@ -27,10 +27,12 @@ _POSITION: Final = {
 _ETAG: Final = {"ETag": {"description": "Send it as `If-Match` with a change.", "required": True, "schema": _TEXT}}
 
 
-def answers(*refusals: int, tagged: bool = False, whole: bool = False) -> dict[str, Any]:
+def answers(*refusals: int, tagged: bool = False, whole: bool = False, pages: bool = False) -> dict[str, Any]:
     """Options of a question's route: `@router.get("/…", **answers(404))`. `tagged` answers carry an `ETag`; where it
-    tells of the `whole` answer, `If-None-Match` is heeded."""
+    tells of the `whole` answer, `If-None-Match` is heeded; with `pages` the answer may be a page for people."""
     told: dict[int | str, dict[str, Any]] = {200: {"headers": {**_POSITION, **(_ETAG if tagged else {})}}}
+    if pages:
+        told[200]["content"] = {"text/html": {"schema": _TEXT}}
     if whole:
         told[304] = {"description": "Nothing has changed", "headers": {**_POSITION, **_ETAG}}
     return {

@@ -168,12 +168,16 @@ async def test_nothing_yields_the_name_of_a_person_who_was_erased(
             f"/patients/{patient_id}",
             f"/patients/{patient_id}/appointments",
             f"/patients/{patient_id}/consents",
+            f"/patients/{patient_id}/export",
+            f"/patients/{patient_id}/export?format=html",
             f"/appointments/{appointment}",
             f"/appointments/{appointment}/words",
         )
         # What is looked for is there to be found.
         assert holds((await book.get(screens[0], DESK)).text, NAMES[:2]) == list(NAMES[:2])
         assert holds((await book.get(screens[-1], DESK)).text)
+        sought = {"json": {"name": "quack"}, "headers": {"Read-After": book.position}}
+        assert holds((await book.send("POST", "/read/patients/search", DESK, **sought)).text)
         assert holds(repr(book.desk.cache._states))
         assert holds([one.model_dump_json() for one in await events(database.app, tmp_path)], NAMES[:2])
 
@@ -188,6 +192,8 @@ async def test_nothing_yields_the_name_of_a_person_who_was_erased(
             shown = await book.get(screen, ADMIN)
             assert shown.status_code == 200, screen
             assert not holds(shown.text), screen
+        found = await book.send("POST", "/read/patients/search", DESK, **sought)
+        assert found.json() == {"patients": [], "more": False}
         told = (await book.get(screens[0], ADMIN)).json()
         assert (told["details"], told["reference"]) == (None, None)
         assert told["erased_at"] is not None
