@@ -57,6 +57,23 @@ class RecordSeen(Event):
     behind_glass: bool = False
 
 
+class LogUnsealed(Event):
+    """Somebody at the command line read the log itself with its seals open: so many events between two positions, of so
+    many persons. The look at each patient among them stands beside it."""
+
+    NAME: ClassVar[str] = "LogUnsealed.v1"
+    unsealing_id: UUID
+    screen: Screen
+    events: int
+    persons: int
+    first: int
+    last: int
+
+
+def unsealing_stream(unsealing_id: UUID) -> str:
+    return f"unsealing/{unsealing_id}"
+
+
 def stream(patient_id: UUID, look_id: UUID) -> str:
     """`look_id` is a UUIDv7, so that names are in the order of time."""
     return f"look/{patient_id}/{look_id}"

@@ -41,7 +41,7 @@ _SET = (
 
 
 # SQLSTATE of refuse_detached() in the database.
-_DETACHED: Final = "ZD001"
+DETACHED: Final = "ZD001"
 
 
 class Detached(LogUnavailable):
@@ -142,7 +142,7 @@ class Connections:
                 except (psycopg.Error, OSError) as error:
                     if connection is not None:
                         await connection.close()
-                    if isinstance(error, psycopg.Error) and error.sqlstate == _DETACHED:
+                    if isinstance(error, psycopg.Error) and error.sqlstate == DETACHED:
                         raise Detached("these events lie in a detached part of the archive") from error
                     if not unavailable(error):
                         raise

@@ -271,6 +271,7 @@ EXAMPLES: list[Event] = [
         resource_id=uid(1),
         behind_glass=True,
     ),
+    look.LogUnsealed(unsealing_id=uid(64), screen=look.Screen.LOG, events=9, persons=4, first=3, last=17),
     disclosure.DisclosureRecorded(
         patient_id=uid(2),
         disclosure_id=uid(63),

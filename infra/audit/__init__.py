@@ -1,0 +1,1 @@
+"""What a compliance officer asks of the event log: inquiries, replays, exports with proofs, reports."""

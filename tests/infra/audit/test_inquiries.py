@@ -1,0 +1,148 @@
+"""What an auditor asks the log for, and the book as it was."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.access import Role
+from domain.appointment import Status
+from domain.events import ERASED
+from domain.inquiry import Inquiry
+from domain.look import LogUnsealed, RecordSeen, Screen, streams_of
+from domain.patient import PatientRegistered
+from domain.ports import Recorded
+from domain.purpose import Purpose
+from infra.audit import replay, unsealing
+from infra.audit.inquiries import LogInquiries
+from infra.audit.telling import told
+from infra.audit.unsealing import Opener
+from infra.ids import TimeOrderedIds
+from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, in_days, patient_actor
+from tests.conftest import Database
+from tests.domain.clinic import uid
+from tests.served import Served, visit
+from tests.write_api.test_appointments import ANOTHER, booked
+
+
+async def found(book: Served, database: Database, **asked: Any) -> list[Recorded]:
+    inquiries = LogInquiries(database.app, book.log)
+    return [recorded async for recorded in inquiries.answered(Inquiry(**asked))]
+
+
+async def test_each_question_narrows_what_is_found(book: Served, clinic: Clinic, database: Database) -> None:
+    one = UUID(await booked(book, clinic, reason="It hurts."))
+    await book.get(f"/appointments/{one}", DESK, headers={"Purpose-Of-Use": "PAYMENT"})
+    await book.get(f"/patients/{clinic.patients[1]}/appointments", ADMIN)
+    await book.post("/patients", ADMIN, {}, organization=ANOTHER)
+    everything = [recorded async for recorded in LogInquiries(database.app, book.log).answered(Inquiry())]
+    assert everything == list(await book.log.read(0, 1000))
+
+    of_patient = await found(book, database, person=str(clinic.patient))
+    names = {type(recorded.event).__name__ for recorded in of_patient}
+    assert names == {"PatientRegistered", "AppointmentBooked", "TimeReserved", "RecordSeen"}
+    assert all(recorded.organization == ORGANIZATION for recorded in of_patient)
+
+    (look,) = await found(book, database, person=str(clinic.patient), names=frozenset({"RecordSeen.v1"}))
+    assert (look.actor, look.purpose) == (DESK.id, "PAYMENT")
+    assert await found(book, database, purpose="PAYMENT") == [look]
+    assert await found(book, database, actor=ADMIN.id, names=frozenset({"RecordSeen.v1"})) != [look]
+    assert {recorded.actor for recorded in await found(book, database, actor=ADMIN.id)} == {ADMIN.id}
+    assert {one.organization for one in await found(book, database, organization=ANOTHER)} == {ANOTHER}
+    assert await found(book, database, on_behalf_of=str(clinic.patient)) == []
+    stream = f"appointment/{one}"
+    assert [recorded.stream for recorded in await found(book, database, stream=stream)] == [stream]
+    assert await found(book, database, person="' OR true --") == []
+
+
+async def test_a_period_is_of_when_the_log_took_it_both_ends_included(
+    book: Served, clinic: Clinic, database: Database
+) -> None:
+    for hour in (9, 10, 11):
+        assert (await book.post("/appointments", DESK, visit(clinic, in_days(3, hour)))).status_code == 201
+    events = await book.log.read(0, 1000)
+    first, last = events[3], events[-4]
+    between = await found(book, database, first=first.recorded_at, last=last.recorded_at)
+    assert between == [one for one in events if first.recorded_at <= one.recorded_at <= last.recorded_at]
+    assert 0 < len(between) < len(events)
+    assert await found(book, database, first=events[-1].recorded_at + timedelta(seconds=1)) == []
+    assert await found(book, database, last=events[0].recorded_at - timedelta(seconds=1)) == []
+    assert await found(book, database, after=first.position, upto=last.position) == list(
+        events[first.position : last.position]
+    )
+
+
+async def test_every_event_of_a_day_is_told_in_a_sentence(book: Served, clinic: Clinic, database: Database) -> None:
+    one = await booked(book, clinic, reason="Secret words.")
+    await book.get(f"/appointments/{one}", DESK)
+    sentences = [told(recorded) for recorded in await found(book, database)]
+    assert f"Front desk looked at an appointment of patient {clinic.patient}." in sentences
+    assert "Provider registered." in sentences
+    assert any(sentence.startswith("The front desk booked") for sentence in sentences)
+    assert not any("Secret" in sentence for sentence in sentences)
+
+
+async def test_opening_the_seals_is_a_look_at_each_patient_whose_words_were_opened(
+    book: Served, clinic: Clinic, database: Database
+) -> None:
+    await booked(book, clinic, reason="Secret words.")
+    seen = await found(book, database)
+    opener = Opener("officer-1", Purpose.OPERATIONS)
+    await unsealing.record(book.log, book.log.clock, TimeOrderedIds(), opener, Screen.LOG, seen)
+    names = await book.log.streams(ORGANIZATION, *streams_of(clinic.patient))
+    (look,) = (await book.log.load(ORGANIZATION, {names[-1]: 0}))[names[-1]]
+    assert (look.actor, look.purpose) == ("officer-1", "OPERATIONS")
+    assert isinstance(look.event, RecordSeen)
+    assert look.event.screen is Screen.LOG
+    # A patient whose events hold no sealed word was not seen.
+    assert await book.log.streams(ORGANIZATION, *streams_of(clinic.patients[1])) == []
+    (unsealed,) = await found(book, database, names=frozenset({"LogUnsealed.v1"}))
+    assert isinstance(unsealed.event, LogUnsealed)
+    # The patient, and the front desk, whose address is sealed.
+    assert (unsealed.event.persons, unsealed.event.unsealing_id) == (2, look.event.resource_id)
+
+
+async def test_the_book_is_folded_as_it_was_at_any_position(book: Served, clinic: Clinic) -> None:
+    one = await booked(book, clinic, reason="Secret words.")
+    then = await book.log.head()
+    await book.post(f"/appointments/{one}/cancel", patient_actor(clinic.patient), {})
+    now = await book.log.head()
+    stream = f"appointment/{one}"
+    version, state = await replay.stream_at(book.log, ORGANIZATION, stream, then)
+    assert (version, state.status) == (1, Status.BOOKED)
+    version, state = await replay.stream_at(book.log, ORGANIZATION, stream, now)
+    assert (version, state.status) == (2, Status.CANCELLED)
+    assert await replay.stream_at(book.log, ORGANIZATION, stream, 1) == (0, None)
+    steps: list[tuple[int, int]] = []
+    whole = await replay.whole(book.log, then, lambda done, total: steps.append((done, total)))
+    assert (whole.position, whole.events, steps[-1]) == (then, then, (then, then))
+    assert whole.appointments() == {"booked": 1}
+    assert (whole.streams["patient"], whole.streams["provider"]) == (3, 1)
+    assert whole.states[f"{ORGANIZATION}/{stream}"].status is Status.BOOKED
+    later = await replay.whole(book.log, now, lambda done, total: None, organization=ORGANIZATION)
+    assert later.appointments() == {"cancelled": 1}
+    assert (await replay.whole(book.log, now, lambda done, total: None, organization="nobody")).events == 0
+
+
+@given(st.text(max_size=20), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
+@settings(max_examples=30)
+def test_nothing_sealed_is_folded(reference: str, background: dict[str, str]) -> None:
+    event = PatientRegistered(patient_id=uid(1), reference=reference, background=background)
+    veiled = replay.veiled(event)
+    assert isinstance(veiled, PatientRegistered)
+    assert (veiled.reference, veiled.background, veiled.patient_id) == (ERASED, ERASED, uid(1))
+    bare = PatientRegistered(patient_id=uid(1))
+    assert replay.veiled(bare) is bare
+
+
+@pytest.mark.parametrize("role", [Role.PROVIDER, Role.SYSTEM])
+def test_a_look_behind_a_broken_glass_says_so(role: Role) -> None:
+    look = RecordSeen(patient_id=uid(1), screen=Screen.PATIENT, role=role, behind_glass=True)
+    nothing: Any = None
+    recorded = Recorded(1, "a", "look/1/1", 1, uid(1), look, nothing, nothing, "x", uid(1), uid(1))
+    assert told(recorded).endswith("behind a broken glass.")

@@ -1,0 +1,137 @@
+"""`daybook log show|replay`, as somebody types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner
+
+from commands.appointments import BookAppointment, CancelAppointment
+from commands.patients import RegisterPatient
+from infra.cli.log import command
+from infra.desk import desk_for, log_on
+from infra.embedded.servers import Servers
+from infra.installation import Installation
+from infra.settings import Settings
+from tests.clinic import ADMIN, CHECKUP, DESK, LOCATION, in_days, open_clinic
+
+DAYBOOK_LOG = CliRunner()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A data folder with a clinic in it: one visit, booked at a position and cancelled after it."""
+
+    data: Path
+    patient: UUID
+    provider: UUID
+    appointment: UUID
+    booked_at: int
+    head: int
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Kept]:
+    with tempfile.TemporaryDirectory(prefix="daybook-cli-") as folder:
+        settings = Settings.load(data=Path(folder) / "data", organization="main")
+        with Servers(settings, redis=False) as servers:
+            yield asyncio.run(_filled(Installation.embedded(settings, servers), settings.data))
+
+
+async def _filled(place: Installation, data: Path) -> Kept:
+    async with log_on(place) as log:
+        desk = desk_for(place, log)
+        clinic = await open_clinic(desk, organization="main", patients=1)
+        made = await desk.handle(RegisterPatient(reference="MRN 0042"), ADMIN, "main", purpose="OPERATIONS")
+        patient = UUID(made.content["patient_id"])
+        visit = BookAppointment(
+            patient_id=patient,
+            provider_id=clinic.provider,
+            location_id=LOCATION.id,
+            visit_type_id=CHECKUP.id,
+            start=in_days(3),
+        )
+        booked = await desk.handle(visit, DESK, "main", purpose="TREATMENT")
+        appointment = UUID(booked.content["appointment_id"])
+        head = await desk.handle(CancelAppointment(appointment_id=appointment), DESK, "main")
+        return Kept(data, patient, clinic.provider, appointment, booked.position, head.position)
+
+
+def say(kept: Kept, *arguments: str, exit_code: int = 0) -> str:
+    answer = DAYBOOK_LOG.invoke(command, [*arguments, "--data", str(kept.data)])
+    if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    assert answer.exit_code == exit_code, answer.output
+    return answer.output
+
+
+def test_what_happened_is_told_in_sentences(kept: Kept) -> None:
+    lines = say(kept, "show", "--person", str(kept.patient)).splitlines()
+    assert any("admin-1  OPERATIONS  Patient registered." in line for line in lines)
+    assert any("desk-1  TREATMENT  The front desk booked" in line for line in lines)
+    assert all(str(kept.patient) in line or str(kept.appointment) in line for line in lines)
+    by_desk = say(kept, "show", "--actor", "desk-1", "--purpose", "treatment", "--name", "AppointmentBooked")
+    assert len(by_desk.splitlines()) == 1
+    assert say(kept, "show", "--to", "2000-01-01") == ""
+    assert say(kept, "show", "--from", "2000-01-01", "--limit", "3").count("\n") == 3
+    assert "MRN 0042" not in say(kept, "show", "--limit", "1000", "--json")
+
+
+def test_seals_are_opened_for_whoever_says_who_they_are_and_why_and_it_is_recorded(kept: Kept) -> None:
+    asked = ("show", "--stream", f"patient/{kept.patient}", "--unseal", "--as", "officer-1", "--because", "OPERATIONS")
+    (row,) = [json.loads(line) for line in say(kept, *asked, "--json").splitlines()]
+    assert row["sealed"]["reference"] == "MRN 0042"
+    assert "MRN 0042" in say(kept, *asked)
+    looks = say(kept, "show", "--person", str(kept.patient), "--name", "RecordSeen.v1", "--json").splitlines()
+    told = [json.loads(line) for line in looks]
+    assert [(one["actor"], one["purpose"], one["event"]["screen"]) for one in told] == [
+        ("officer-1", "OPERATIONS", "log")
+    ] * 2
+
+
+def test_the_book_is_shown_as_it_was(kept: Kept) -> None:
+    def replayed(*arguments: str) -> dict[str, object]:
+        told: dict[str, object] = json.loads(say(kept, "replay", "--json", *arguments))
+        return told
+
+    assert replayed("--until", str(kept.booked_at))["appointments"] == {"booked": 1}
+    assert replayed("--until", str(kept.head))["appointments"] == {"cancelled": 1}
+    assert replayed("--until", "2000-01-01")["events"] == 0
+    one = ("--appointment", str(kept.appointment))
+    then = replayed("--until", str(kept.booked_at), *one)
+    assert (then["appointment"]["status"], len(then["history"])) == ("booked", 1)  # type: ignore[index, arg-type]
+    now = replayed("--until", "2999-01-01T00:00:00Z", *one)
+    assert (now["appointment"]["status"], len(now["history"])) == ("cancelled", 2)  # type: ignore[index, arg-type]
+    day = ("--provider", str(kept.provider), "--date", str(in_days(3).date()))
+    assert len(replayed("--until", str(kept.booked_at), *day)["appointments"]) == 1  # type: ignore[arg-type]
+    stream = replayed("--until", str(kept.head), "--stream", f"patient/{kept.patient}")
+    assert stream["version"] == 1
+    assert "MRN 0042" not in json.dumps(stream)
+    provider = replayed("--until", str(kept.head), "--stream", f"provider/{kept.provider}")
+    assert provider["state"]["name"] == "Dr. Ada Example"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "--from", "yesterday"], "is no day"),
+        (["show", "--from", "2027-03-01T10:00:00"], "is no day"),
+        (["show", "--name", "Nothing"], "no event is named"),
+        (["show", "--purpose", "CURIOSITY"], "is not one of"),
+        (["show", "--unseal"], "needs --as and --because"),
+        (["show", "--as", "officer-1"], "go with --unseal"),
+        (["show", "--unseal", "--as", "Jo Doe", "--because", "OPERATIONS"], "opaque id"),
+        (["replay"], "--until"),
+        (["replay", "--until", "soon"], "is no day"),
+        (["replay", "--until", "1", "--provider", "0b8f7f0e-52f0-5c0d-9f65-4d1f4d2d8a11"], "go together"),
+    ],
+)
+def test_wrong_usage_says_what_would_be_right(kept: Kept, arguments: list[str], words: str) -> None:
+    assert words in say(kept, *arguments, exit_code=2)
