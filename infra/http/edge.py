@@ -62,6 +62,9 @@ _ONCE = frozenset(
 DENIED = "daybook.denied"
 _DENIED = frozenset((401, 403, 429))
 
+# Parts of a body that are looked at one by one: a megabyte of `{},{},…` would keep a process busy for a second.
+_PARTS = 10_000
+
 # A body over the limit is still read this many times over before the answer, or a client that is busy sending would see
 # a broken connection instead of the 413.
 _READ_OVER = 32
@@ -186,6 +189,8 @@ class Edge:
         return again
 
     def _check_json(self, body: bytes) -> None:
+        if body.count(b",") + body.count(b"{") + body.count(b"[") > _PARTS:
+            raise BodyTooLarge(f"A body may have {_PARTS} parts.", limit=_PARTS)
         if body.count(b"[") + body.count(b"{") > self.nesting_limit and _depth(body) > self.nesting_limit:
             raise BodyTooDeep(f"A body may be nested {self.nesting_limit} deep.", limit=self.nesting_limit)
         try:
