@@ -6,17 +6,17 @@ the two leaves something to finish and nothing to regret.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import StringConstraints
 
 from commands.access import reach
-from commands.loop import NOTHING, PATIENT, RETENTION, Command, Decision, Reading, handles
+from commands.loop import NOTHING, PATIENT, RETENTION, Command, Decision, Desk, Reading, handles
 from domain import patient, retention
 from domain.access import Actor
-from domain.availability import Page
+from domain.availability import Page, page_stream
 from domain.patient import ARTICLE, ErasureGround, ErasureRefused, HoldReason
 from domain.provider import WRITABLE
 from domain.retention import RetentionPolicySet, Years
@@ -57,7 +57,7 @@ async def erase_person(command: ErasePerson, reading: Reading, actor: Actor) -> 
     fresh_enough(actor, reading.now)
     state = await reading.get(PATIENT, command.patient_id)
     policy = await reading.find(RETENTION, command.patient_id) or retention.AS_SHIPPED
-    last = await last_visit(reading, command.patient_id)
+    last = await last_visit(reading.desk, reading.organization, command.patient_id, reading.now)
     event = patient.erase(state, command.ground, policy, last, reading.now.date())
     answer: dict[str, object] = {"patient_id": str(state.id), "outcome": "erased"}
     if isinstance(event, ErasureRefused):
@@ -96,16 +96,16 @@ async def set_retention(command: SetRetention, reading: Reading, actor: Actor) -
     return Decision([(retention.STREAM, event)], {"years_after_last_visit": command.years_after_last_visit})
 
 
-async def last_visit(reading: Reading, patient_id: UUID) -> date | None:
+async def last_visit(desk: Desk, organization: str, patient_id: UUID, now: datetime) -> date | None:
     """The UTC day of a patient's latest visit, past or to come, by the log: the last of their pages that something
     stands on. A cancelled visit stands on none."""
-    names = await reading.desk.log.streams(reading.organization, f"page/{patient_id}/", f"page/{patient_id}/~")
+    names = await desk.log.streams(organization, page_stream(patient_id, date.min), page_stream(patient_id, date.max))
     for end in range(len(names), 0, -_BITE):
         bite = names[max(0, end - _BITE) : end]
         # As the log has them, not as this process remembers them: a visit that another took must not be missed.
-        pages = await reading.desk.catch_up(reading.organization, dict.fromkeys(bite, NOTHING))
+        pages = await desk.catch_up(organization, dict.fromkeys(bite, NOTHING))
         for name in reversed(bite):
             page: Page = pages[name][1]
-            if any(entry.live(reading.now) for entry in page.entries.values()):
+            if any(entry.live(now) for entry in page.entries.values()):
                 return page.day
     return None

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Self
 
+from commands.loop import Desk
 from domain.patient import PersonErased
 from domain.ports import LogError
 from infra.event_log.connections import Connections
 from infra.event_log.log import PostgresEventLog
+from infra.installation import Installation
 from infra.keyring import PostgresKeyring
+from streams.erasure import Eraser
 
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
@@ -65,6 +69,17 @@ class Erasures:
             except (LogError, OSError) as error:
                 _log.warning("erasures are looked for again later (%s)", type(error).__name__)
             await asyncio.sleep(_PAUSE)
+
+
+@asynccontextmanager
+async def eraser_on(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[Eraser]:
+    """Who carries erasures out, once they are entered."""
+    mark, keyring = Mark(place.postgres), PostgresKeyring(place.postgres, place.keys.master(), size=1)
+    try:
+        yield Eraser(desk, log, keyring, mark)
+    finally:
+        await keyring.close()
+        await mark.close()
 
 
 class Mark:

@@ -23,9 +23,9 @@ import write_api.app
 from commands.loop import Desk
 from domain.ports import Clock, EventLog
 from infra.control import Control, Progress, Result
-from infra.desk import checkpointer_on, desk_for, keyring_on, log_on
+from infra.desk import checkpointer_on, desk_for, log_on
 from infra.embedded.servers import EmbeddedServers
-from infra.erasures import Mark
+from infra.erasures import eraser_on
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
 from infra.filling import counting
@@ -39,6 +39,7 @@ from infra.http.tokens import Bearers
 from infra.ids import TimeOrderedIds
 from infra.installation import Installation
 from infra.leadership import Leader
+from infra.mail import mailer_of
 from infra.metrics import (
     AppliedMetrics,
     BackupMetrics,
@@ -56,10 +57,10 @@ from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
 from read_api.trail import Trail
 from streams import follower as following
-from streams.erasure import Eraser
 from streams.follower import Follower
 from streams.holds import HoldSweeper
 from streams.openings import OpeningsRefresher
+from write_api.letters import Post
 
 Api = Literal["write", "read", "both"]
 
@@ -230,6 +231,8 @@ class _Front:
             self._positions,
             origins=self._origins(desk.log, desk.clock),
             attempts=self._attempts,
+            organization=self._settings.organization,
+            post=Post(mailer_of(self._settings), self._settings.origin),
             metrics=self._metrics,
             traces=self._traces,
             body_limit=self._settings.body_limit,
@@ -246,11 +249,11 @@ class _Front:
             self._bearers(self._settings.read_audience),
             self._positions,
             self._cursors,
+            people_model=models.people,
             trail=Trail(log, log.clock, TimeOrderedIds(), self._origins(log, log.clock), self._secret),
             directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,
-            people_model=models.people,
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
@@ -308,12 +311,8 @@ def _openings(models: ReadModels) -> AbstractAsyncContextManager[object]:
 
 @asynccontextmanager
 async def _erasing(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[None]:
-    mark = Mark(place.postgres)
-    try:
-        async with keyring_on(place) as keyring, Eraser(desk, log, keyring, mark):
-            yield
-    finally:
-        await mark.close()
+    async with eraser_on(place, desk, log) as eraser, eraser:
+        yield
 
 
 @asynccontextmanager

@@ -1,0 +1,84 @@
+"""`daybook retention`: see whose record need not be kept any more, and forget them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra.cli._options import data_option, json_option
+from infra.cli._progress import bar
+from infra.settings import Settings
+
+
+@click.group("retention")
+def command() -> None:
+    """See whose record need not be kept any more, and forget them.
+
+    How many years a record is kept after the last visit is the organization's to say: PUT /write/retention; as shipped
+    it is ten. A legal hold keeps a record beyond that.
+    """
+
+
+@command.command("run")
+@click.option("--dry-run", is_flag=True, help="Only say who is due, and why.")
+@click.option("--org", help="The organization. [default: main]")
+@data_option
+@json_option
+def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool) -> None:
+    """Forget everybody whose record is due, by the ordinary command: the decision is in the log, and their keys are
+    destroyed before this ends.
+
+    Names nobody: patients are told by id. Works beside a running Daybook, and without one.
+    """
+    settings = Settings.load(data=data)
+    from infra.installation import opened  # noqa: PLC0415 - help must not wait for it
+
+    with opened(settings, redis=False) as place, bar() as shown:
+        task = shown.add_task("looking at patients", total=None)
+        found = asyncio.run(
+            _run(
+                place,
+                org or settings.organization,
+                dry_run,
+                lambda done, total: shown.update(task, completed=done, total=total),
+            )
+        )
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "due": found}))
+        return
+    for one in found:
+        why = f"last visit {one['last_visit']}" if one["last_visit"] else f"no visit, registered {one['registered']}"
+        done = "held" if one["held"] else "due" if dry_run else "forgotten" if one["erased"] else "kept"
+        click.echo(f"{done:9}  {one['patient_id']}  {why}, kept until {one['since']}")
+    counted = sum(not one["held"] for one in found)
+    click.echo(f"{counted} due, {len(found) - counted} on legal hold." if found else "Nobody is due.")
+
+
+async def _run(place: Any, organization: str, dry_run: bool, progress: Any) -> list[dict[str, Any]]:
+    from infra.desk import desk_for, log_on  # noqa: PLC0415
+    from infra.erasures import eraser_on  # noqa: PLC0415
+    from streams import retention  # noqa: PLC0415
+
+    found: list[dict[str, Any]] = []
+    async with log_on(place) as log:
+        desk = desk_for(place, log)
+        async for one in retention.due(desk, organization, progress):
+            erased = not dry_run and not one.held and await retention.erase(desk, organization, one)
+            found.append(
+                {
+                    "patient_id": str(one.patient_id),
+                    "registered": one.registered.isoformat(),
+                    "last_visit": one.last_visit.isoformat() if one.last_visit else None,
+                    "since": one.since.isoformat(),
+                    "held": one.held,
+                    "erased": erased,
+                }
+            )
+        if any(one["erased"] for one in found):
+            async with eraser_on(place, desk, log) as eraser:
+                await eraser.sweep()
+    return found

@@ -1,0 +1,75 @@
+"""When a record need not be kept any more, forget the person.
+
+In: an organization's patients, by the log. Out: who is due since when, and an erasure of each by the ordinary command,
+which decides anew. Somebody who never came is kept as long, from the day on which they were registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+from uuid import UUID
+
+from commands.erasure import ErasePerson, last_visit
+from commands.loop import Desk
+from domain import patient, retention
+from domain.access import Actor, Role
+from domain.patient import ErasureGround, Patient
+from domain.refusals import Refusal
+
+KEEPER = Actor("retention", Role.SYSTEM)
+
+_BITE: Final = 200
+_FIRST, _LAST = patient.stream(UUID(int=0)), patient.stream(UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A record that need not be kept since `since`, by the policy and the last visit, or the day of registration where
+    there was none. `held` says that a legal hold keeps it all the same."""
+
+    patient_id: UUID
+    registered: date
+    last_visit: date | None
+    since: date
+    held: bool
+
+
+async def due(
+    desk: Desk, organization: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> AsyncIterator[Due]:
+    """Everybody whose record is due today, in the order in which they were registered. `progress` hears how many of how
+    many patients were looked at. Raises `LogUnavailable`."""
+    policy = (await desk.states(organization, [retention.STREAM]))[retention.STREAM][1] or retention.AS_SHIPPED
+    names = await desk.log.streams(organization, _FIRST, _LAST)
+    now = desk.clock.now()
+    for start in range(0, len(names), _BITE):
+        bite = names[start : start + _BITE]
+        for told in (await desk.log.load(organization, dict.fromkeys(bite, 0))).values():
+            state: Patient | None = None
+            for recorded in told:
+                state = patient.evolve(state, recorded.event)
+            if state is None or state.erased:
+                continue
+            registered = told[0].occurred_at.date()
+            # Cheaper than to look for a visit, and enough for most: nobody is due before they could be.
+            if retention.kept_until(policy, registered) > now.date():
+                continue
+            visited = await last_visit(desk, organization, state.id, now)
+            since = retention.kept_until(policy, max(registered, visited or registered))
+            if since <= now.date():
+                yield Due(state.id, registered, visited, since, bool(state.holds))
+        progress(min(start + _BITE, len(names)), len(names))
+
+
+async def erase(desk: Desk, organization: str, one: Due) -> bool:
+    """Forget who is due; whether that was decided. Raises `LogUnavailable`, `Busy`."""
+    command = ErasePerson(patient_id=one.patient_id, ground=ErasureGround.NO_LONGER_NECESSARY)
+    try:
+        answer = await desk.handle(command, KEEPER, organization)
+    except Refusal:
+        # Somebody else was faster.
+        return False
+    return bool(answer.content["outcome"] == "erased")
