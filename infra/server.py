@@ -24,6 +24,7 @@ from infra import logs, wiring
 from infra.control import listen
 from infra.embedded.servers import EmbeddedServers
 from infra.garbage import few_collections
+from infra.http.heads import Heads
 from infra.settings import Settings
 from infra.tls import server_context
 from infra.troubles import CannotStart
@@ -158,7 +159,7 @@ def _config(app: ASGIApp, context: ssl.SSLContext | None = None) -> uvicorn.Conf
     return uvicorn.Config(
         app,
         ssl_context_factory=None if context is None else lambda _config, _default: context,
-        http="httptools",
+        http=Heads,
         ws="none",
         lifespan="off",
         log_config=None,

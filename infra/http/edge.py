@@ -7,6 +7,7 @@ each one costs every request.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from infra.http.problems import (
     CODE,
     BodyTooDeep,
     BodyTooLarge,
+    BodyTooSlow,
     Refused,
     RepeatedHeader,
     RepeatedKey,
@@ -85,8 +87,8 @@ class Traces(Protocol):
 
 
 class Edge:
-    """`metrics` gets (method, operation, status, seconds) of every answer. `media_types` are taken as a body besides
-    JSON."""
+    """Limits are bytes, levels and seconds. `metrics` gets (method, operation, status, seconds) of every answer.
+    `media_types` are taken as a body besides JSON."""
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Edge:
         *,
         body_limit: int = 1024 * 1024,
         nesting_limit: int = 64,
+        body_within: float = 60.0,
         metrics: Any = None,
         traces: Traces | None = None,
         media_types: Iterable[str] = (),
@@ -101,6 +104,7 @@ class Edge:
         self.app = app
         self.body_limit = body_limit
         self.nesting_limit = nesting_limit
+        self.body_within = body_within
         self.metrics = metrics
         self.traces = traces
         self.media_types = frozenset(kind.encode() for kind in media_types)
@@ -154,17 +158,21 @@ class Edge:
         limit = self.body_limit
         chunks: list[bytes] = []
         size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise _Gone
-            chunk = message.get("body", b"")
-            more = message.get("more_body", False)
-            size += len(chunk)
-            if size <= limit:
-                chunks.append(chunk)
-            elif size > limit * _READ_OVER or length > limit * _READ_OVER:
-                break
+        try:
+            async with asyncio.timeout(self.body_within):
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise _Gone
+                    chunk = message.get("body", b"")
+                    more = message.get("more_body", False)
+                    size += len(chunk)
+                    if size <= limit:
+                        chunks.append(chunk)
+                    elif size > limit * _READ_OVER or length > limit * _READ_OVER:
+                        break
+        except TimeoutError:
+            raise BodyTooSlow(f"A body comes within {self.body_within:.0f} s.", {"Connection": "close"}) from None
         if size > limit or length > limit:
             headers = {"Connection": "close"} if more else None
             raise BodyTooLarge(f"A body may have {limit} bytes.", headers, limit=limit)

@@ -76,9 +76,19 @@ class MalformedBody(Refused):
     code = "malformed_body"
 
 
+class HeadTooLong(Refused):
+    code = "head_too_long"
+    status = 431
+
+
 class BodyTooLarge(Refused):
     code = "body_too_large"
     status = 413
+
+
+class BodyTooSlow(Refused):
+    code = "body_too_slow"
+    status = 408
 
 
 class BodyTooDeep(Refused):

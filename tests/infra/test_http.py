@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from domain.ports import KeyReused, LogUnavailable
 from domain.refusals import NotAllowed, Refusal, Unknown
 from domain.time import ZoneName
 from infra.http.address import Outside
+from infra.http.edge import Edge
 from infra.http.health import HttpMetrics, router
 from infra.http.problems import EVERYWHERE, MalformedBody, responses
 from infra.http.service import Together, service
@@ -357,6 +359,25 @@ async def test_every_answer_is_kept_to_whom_it_is_for(app: FastAPI) -> None:
             assert headers.get_list("content-security-policy") == ["default-src 'self'"], "a page's own goes before"
             assert headers["x-own"] == "yes"
             assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    answered: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody is asked")
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"9")]}
+    await Edge(app, body_within=0.05)(scope, never, send)
+    assert answered[0]["status"] == 408
+    assert (b"connection", b"close") in answered[0]["headers"]
+    assert json.loads(answered[1]["body"])["code"] == "body_too_slow"
 
 
 async def test_unknown_addresses_and_methods(client: httpx.AsyncClient) -> None:
