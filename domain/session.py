@@ -28,7 +28,6 @@ class SessionId(NamedTuple):
 class Ending(StrEnum):
     SIGNED_OUT = "signed_out"
     REVOKED_BY_CLIENT = "revoked_by_client"
-    SIGNED_IN_AGAIN = "signed_in_again"
     CODE_REUSED = "code_reused"
     REFRESH_REUSED = "refresh_reused"
     ACCOUNT = "account"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
@@ -24,6 +25,21 @@ _REMEMBERED = (
     "SELECT body_hash, first_position, last_position, result, recorded_at FROM commands"
     " WHERE organization = %s AND actor = %s AND key = %s"
 )
+_MARKS = (
+    "SELECT position, organization, stream, name, recorded_at FROM all_events"
+    " WHERE position > %s AND position <= %s AND name = ANY(%s) ORDER BY position LIMIT %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """That something of a kind happened, where and when; what it says is not read. `stream` is the full name."""
+
+    position: int
+    organization: str
+    stream: str
+    name: str
+    recorded_at: datetime
 
 
 class PostgresEventLog:
@@ -153,6 +169,10 @@ class PostgresEventLog:
         """The events of these names with positions after `after` up to `upto`, of every organization, in order. Each
         row in between is looked at by the database, so a long way is asked for in bites."""
         return await self._recorded(await self._reader.named(names, after, upto))
+
+    async def marks(self, after: int, upto: int, names: Sequence[str], limit: int) -> Sequence[Mark]:
+        """The first `limit` events of these names with positions after `after` and not beyond `upto`, in order."""
+        return [Mark(*row) for row in await self._connections.fetch(_MARKS, (after, upto, list(names), limit))]
 
     async def head(self) -> int:
         rows = await self._connections.fetch("SELECT position FROM log_head")

@@ -135,7 +135,8 @@ def mint(
         "sub": subject,
         "org": organization,
         "role": role.value,
-        "iat": int(now.timestamp()),
+        # To the fraction: a token of the very second in which its account changed is not taken for a later one.
+        "iat": round(now.timestamp(), 6),
         "exp": int((now + lifetime).timestamp()),
         "jti": str(uuid4()),
     }

@@ -43,7 +43,7 @@ from domain import (
 from domain.events import ERASED, EVENTS, Event, Personal
 from domain.time import Period
 from domain.upcasters import upcast
-from tests.domain import account_events
+from tests.domain import account_events, session_events
 from tests.domain.clinic import every_day, hours, uid
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -251,6 +251,7 @@ EXAMPLES: list[Event] = [
     glass.GlassBroken(patient_id=uid(2), reason=glass.GlassReason.EMERGENCY, words="found unconscious", until=START),
     reminder.ReminderSent(reminder_id=uid(15), appointment_id=uid(1), patient_id=uid(2), channel=reminder.Channel.SMS),
     *account_events.EXAMPLES,
+    *session_events.EXAMPLES,
     denial.AccessRefused(
         whose=denial.strangers(START),
         code="token_expired",
@@ -381,6 +382,7 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
         "PatientDetailsCorrected.v1": ("details",),
         "LegalHoldPlaced.v1": ("matter",),
         **account_events.SEALED,
+        **session_events.SEALED,
         "ProxyGranted.v1": ("document",),
         "GlassBroken.v1": ("words",),
         "OriginSeen.v1": ("address", "agent"),
@@ -390,7 +392,7 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
     others = {
         "OriginSeen.v1": "person",
         "AccessRefused.v1": "whose",
-        **dict.fromkeys(account_events.SEALED, "account_id"),
+        **dict.fromkeys({**account_events.SEALED, **session_events.SEALED}, "account_id"),
     }
     for name in sealed:
         assert BOOK[name].PERSON == others.get(name, "patient_id")

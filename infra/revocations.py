@@ -1,0 +1,132 @@
+"""What has ended: sessions, accounts, clients. In: the log, followed by position. Out: whether a token still holds,
+from memory, so that a check costs a look into a dictionary.
+
+Only what ended within the life of a token is remembered: older tokens have run out by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from domain.account import AccountClosed, AccountLockedByAdministrator, PasswordChanged, RoleChanged
+from domain.client import ClientRemoved, ClientSecretRotated
+from domain.ports import Clock, LogUnavailable
+from domain.session import SessionEnded
+from infra.event_log.log import Mark, PostgresEventLog
+from infra.http.tokens import Caller
+
+# The kinds of events after which tokens made before are refused, by what they stand for.
+ENDINGS: Final = tuple(
+    kind.NAME
+    for kind in (
+        SessionEnded,
+        AccountClosed,
+        AccountLockedByAdministrator,
+        PasswordChanged,
+        RoleChanged,
+        ClientRemoved,
+        ClientSecretRotated,
+    )
+)
+# Longer than any token that names a session, with what clocks may differ by.
+TOKEN_LIFE: Final = timedelta(minutes=15)
+# While the log is busy it is asked at most this often, which is how late an ending may be known.
+_PAUSE: Final = 0.1
+_LOOK_AGAIN: Final = 10.0
+_LATE: Final = 60.0
+_BITE: Final = 1000
+
+_log = logging.getLogger("daybook.revocations")
+
+
+class Behind(Exception):
+    """The log could not be followed for a while, so what ended since is not known here."""
+
+
+class Revocations:
+    """`async with Revocations(log, clock) as revocations`; then `ended` knows what ended before. Raises
+    `LogUnavailable` when the log is out of reach at the start."""
+
+    def __init__(self, log: PostgresEventLog, clock: Clock, *, life: timedelta = TOKEN_LIFE) -> None:
+        self._log = log
+        self._clock = clock
+        self._life = life
+        self._position = 0
+        self._seen_at = time.monotonic()
+        # What ended, and when (seconds since the epoch), in the order of the log.
+        self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._position = await self._log.position_at(self._clock.now() - self._life)
+        await self._catch_up()
+        self._task = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def ended(self, caller: Caller, made: float) -> bool:
+        """Whether what a token rests on has ended since it was made, in seconds since the epoch. A token of the very
+        second in which its account changed counts as made before."""
+        actor = caller.actor
+        if actor.client_id is None:
+            # An operator's: nothing in the log stands behind it.
+            return False
+        ended, organization = self._ended, caller.organization
+        if actor.session_id is not None and (organization, str(actor.session_id)) in ended:
+            return True
+        named = str(actor.account_id) if actor.account_id is not None else actor.client_id
+        if made <= ended.get((organization, named), 0.0):
+            return True
+        return made <= ended.get((organization, actor.client_id), 0.0)
+
+    async def check(self) -> str:
+        """For health. Raises `Behind`."""
+        if time.monotonic() - self._seen_at > _LATE:
+            raise Behind
+        return "known"
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._log.wait(self._position, _LOOK_AGAIN)
+                await self._catch_up()
+            except LogUnavailable:
+                _log.warning("what has ended can't be followed: the log is out of reach")
+            self._forget()
+            await asyncio.sleep(_PAUSE)
+
+    async def _catch_up(self) -> None:
+        while True:
+            head = await self._log.head()
+            marks = await self._log.marks(self._position, head, ENDINGS, _BITE) if head > self._position else ()
+            for mark in marks:
+                self._note(mark)
+            self._position = marks[-1].position if len(marks) == _BITE else max(head, self._position)
+            if len(marks) < _BITE:
+                break
+        self._seen_at = time.monotonic()
+
+    def _note(self, mark: Mark) -> None:
+        key = (mark.organization, mark.stream.rpartition("/")[2])
+        self._ended[key] = mark.recorded_at.timestamp()
+        self._ended.move_to_end(key)
+
+    def _forget(self) -> None:
+        until = _seconds(self._clock.now() - self._life)
+        while self._ended and next(iter(self._ended.values())) < until:
+            self._ended.popitem(last=False)
+
+
+def _seconds(instant: datetime) -> float:
+    return instant.timestamp()
