@@ -3,6 +3,8 @@
 PORT ?= 8000
 DATA ?= data
 SIZE ?= 1
+# Tests wait for servers more than they work: two processes of them keep two cores busy.
+WORKERS ?= 2
 ROOMS := domain commands write_api read_api streams projections infra
 export PORT DATA
 # The machine's own python, never one fetched from elsewhere.
@@ -21,8 +23,8 @@ help: ## say what there is
 run: $(NEED_UV) ## start everything on http://127.0.0.1:8000 (PORT=, DATA= change it); Ctrl-C stops it
 	@exec $(UV) run --quiet --frozen --no-dev daybook serve
 
-test: lint types ## lint, types, rooms, and every test
-	$(UV) run --frozen pytest
+test: lint types ## lint, types, rooms, and every test, in WORKERS= processes
+	$(UV) run --frozen pytest --numprocesses $(WORKERS) --dist loadgroup
 
 lint: $(NEED_UV) ## style, insecure code, and which room may import which
 	$(UV) run --frozen ruff check .

@@ -1,5 +1,5 @@
-"""What every test shares: one PostgreSQL and one Redis server for the whole run, a fresh migrated database for each
-test, and the ClickHouse engine for one module at a time."""
+"""What every test shares: one PostgreSQL and one Redis server for all that a worker runs, a fresh migrated database for
+each test, and the ClickHouse engine for one module at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,20 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# Tests that share a house, an image or the engine that one process can hold stay with one worker; others by file.
+_TOGETHER = ("contract", "observability", "infra/deploy")
+
 _numbers = count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests one of `make test`'s workers runs together, in their order."""
+    root = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(root).as_posix()
+        group = next((folder for folder in _TOGETHER if place.startswith(f"{folder}/")), place)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True, slots=True)

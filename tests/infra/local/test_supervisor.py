@@ -156,6 +156,6 @@ def test_status_tells_state_memory_and_since_when(tmp_path: Path) -> None:
     assert found.since is not None
     assert before - 1 < found.since < time.time() + 1
     web.pause()
-    assert look(web).state == "paused"
+    until(lambda: look(web).state == "paused")
     web.stop()
     assert look(web).state == "stopped"
