@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from domain.ports import MailLost
+from domain.ports import Mailer, MailLost
+from infra.settings import Settings
 from infra.troubles import WrongSettings
 
 _PATIENCE = 20.0
@@ -104,6 +105,13 @@ class FileMailer:
         with os.fdopen(descriptor, "wb") as file:
             file.write(message.as_bytes())
         draft.rename(self.folder / name)
+
+
+def mailer_of(settings: Settings) -> Mailer:
+    """A mail server where one is set, or else files in the data folder. Raises `WrongSettings`."""
+    if settings.smtp_url is not None:
+        return SmtpMailer.of(settings.smtp_url, settings.mail_from)
+    return FileMailer(settings.data / "mail", settings.mail_from)
 
 
 def letter(sender: str, to: str, subject: str, text: str) -> EmailMessage:

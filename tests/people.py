@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -48,6 +49,22 @@ class QuickPasswords:
 
 def credentials(secret: bytes = bytes(32)) -> Credentials:
     return Credentials(KeyedBlinds(secret), QuickPasswords(), site=SITE)
+
+
+@dataclass
+class Letterbox:
+    """A fake of the mail port: what was sent, oldest first, each to whom, subject and words."""
+
+    letters: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        self.letters.append((to, subject, text))
+
+    def token(self) -> str:
+        """The token of the link in the last letter."""
+        found = re.search(r"token=([\w-]+)", self.letters[-1][2])
+        assert found is not None, self.letters[-1]
+        return found[1]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -63,6 +63,7 @@ class Served:
     log: PostgresEventLog
     positions: Positions
     cursors: Cursors
+    letterbox: Letterbox = field(default_factory=Letterbox)
     position: str | None = None
 
     async def clinic(self, **setup: Any) -> Clinic:
@@ -103,6 +104,12 @@ def token(who: Actor, organization: str = ORGANIZATION) -> str:
         lifetime=timedelta(hours=1),
         patient_id=who.patient_id,
         provider_id=who.provider_id,
+        account_id=who.account_id,
+        session_id=who.session_id,
+        client_id=who.client_id,
+        scopes=who.scopes,
+        factors=who.factors,
+        authenticated_at=who.authenticated_at,
     )
 
 
@@ -144,6 +151,7 @@ async def served(
     await client.flushdb()
     diary = AppointmentDiary(RedisStore(client, "diary"))
     free_time = FreeTime(RedisStore(client, "free_time"))
+    people = People(RedisStore(client, "people"), KeyedBlinds(SECRET))
     facts = None
     if clickhouse is not None:
         facts = Facts(clickhouse.connect(), clickhouse.connect(), database=f"facts_{next(_databases)}")
@@ -151,13 +159,20 @@ async def served(
     positions, cursors = Positions(SECRET), Cursors(SECRET)
     keys = {KEY.id: KEY.public}
     try:
-    people = People(RedisStore(client, "people"), KeyedBlinds(SECRET))
         async with PostgresEventLog(dsn, keyring, patience=log_patience) as log:
-            desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays())
+            desk = Desk(log, log.clock, TimeOrderedIds(), PublicHolidays(), credentials=credentials())
+            letterbox = Letterbox()
             directory = Directory(index or file, free_time, log.clock)
             models: list[Model] = [diary, free_time, people, *([facts] if facts else []), directory]
             origins = Origins(log, log.clock, TimeOrderedIds(), SECRET)
-            writes = write_api.app.build(desk, Bearers(keys, WRITE, limit=limit), positions, origins=origins)
+            writes = write_api.app.build(
+                desk,
+                Bearers(keys, WRITE, limit=limit),
+                positions,
+                origins=origins,
+                organization=ORGANIZATION,
+                post=Post(letterbox, SITE),
+            )
             reads = read_api.app.build(
                 diary,
                 free_time,
@@ -167,6 +182,7 @@ async def served(
                 Bearers(keys, READ),
                 positions,
                 cursors,
+                people_model=people,
                 trail=Trail(log, log.clock, TimeOrderedIds(), origins, SECRET),
                 directory_model=directory,
                 patience=patience,
@@ -176,11 +192,10 @@ async def served(
                 Follower(log, models, grace=0),
                 httpx.AsyncClient(transport=transport, base_url="http://daybook") as http,
             ):
-                yield Served(http, writes, reads, desk, log, positions, cursors)
+                yield Served(http, writes, reads, desk, log, positions, cursors, letterbox)
     finally:
         if facts is not None:
             await facts.close()
         await file.close()
         await client.aclose()
-                people_model=people,
         await keyring.close()

@@ -12,8 +12,20 @@ from infra.http.origins import Origins
 from infra.http.positions import Positions
 from infra.http.service import service
 from infra.http.tokens import Bearers
-from write_api import appointments, describing, disclosures, erasure, glass, patients, providers, proxies, resources
+from write_api import (
+    accounts,
+    appointments,
+    describing,
+    disclosures,
+    erasure,
+    glass,
+    patients,
+    providers,
+    proxies,
+    resources,
+)
 from write_api.asking import Counter
+from write_api.letters import Post
 
 _ABOUT = """
 What may be asked of the book. Every route is one command: it is carried out whole or refused, and what it did is in the
@@ -40,12 +52,15 @@ def build(
     read_at: str = "/read",
     origins: Origins | None = None,
     attempts: Attempts | None = None,
+    organization: str = "main",
+    post: Post | None = None,
 ) -> FastAPI:
     """The write API as an application; every address starts with `/write`.
 
     `positions` must be those of the read API. `read_at` is where that one answers, a path or a URL, without a slash at
     its end: `Location` points there. `origins` writes down from where commands come. `attempts` counts at the doors
-    that open without a token. Limits are bytes and levels.
+    that open without a token, of which all lead into `organization`; `post` sends their letters. Limits are bytes and
+    levels.
     """
     app = service(
         "write",
@@ -59,6 +74,7 @@ def build(
             erasure.router,
             proxies.router,
             glass.router,
+            accounts.router,
             disclosures.router,
         ),
         bearers=bearers,
@@ -69,6 +85,6 @@ def build(
         traces=traces,
         attempts=attempts,
     )
-    app.state.counter = Counter(desk, positions, read_at, origins)
+    app.state.counter = Counter(desk, positions, read_at, origins, organization, post)
     describing.describe(app)
     return app

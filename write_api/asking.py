@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from commands.loop import Command, Desk
+from commands.loop import Answer, Command, Desk
 from infra.http.correlation import correlate, correlated
 from infra.http.edge import add_header
 from infra.http.origins import Origins
@@ -24,6 +24,7 @@ from infra.http.problems import InvalidParameter
 from infra.http.purposes import purpose_of
 from infra.http.tokens import Asker, Caller
 from write_api.bodies import Body
+from write_api.letters import Post
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,12 +35,15 @@ _VERSION = re.compile(rb'"([1-9][0-9]{0,17})"')
 @dataclass(frozen=True, slots=True)
 class Counter:
     """What every route needs of the outside. `read_at` is where the read API answers: what was made is found there.
-    `origins` tells from where each command came."""
+    `origins` tells from where each command came. Whoever asks without a token is in `organization`, and `post` sends
+    the letters that they wait for."""
 
     desk: Desk
     positions: Positions
     read_at: str = "/read"
     origins: Origins | None = None
+    organization: str = "main"
+    post: Post | None = None
 
 
 class Asking:
@@ -70,8 +74,11 @@ class Asking:
         `made` is where the new thing is read, under the read API, with names of the answer's fields in braces. `form`
         is the stream that `If-Match` speaks of, where a form was read earlier.
         """
-        counter = self.counter
-        answer = await counter.desk.handle(
+        return self.answered(await self.carry_out(command, form=form), status=status, made=made)
+
+    async def carry_out(self, command: Command, *, form: str | None = None) -> Answer:
+        """What came of it, before it is shown."""
+        return await self.counter.desk.handle(
             command,
             self.caller.actor,
             self.caller.organization,
@@ -81,13 +88,16 @@ class Asking:
             purpose=self.purpose,
             seen=self._seen(form),
         )
+
+    def answered(self, answer: Answer, *, status: int = 200, made: str | None = None) -> Response:
+        counter = self.counter
         position = counter.positions.show(answer.position)
         headers = {"Position": position}
         if made is not None:
             headers["Location"] = f"{counter.read_at}/{made.format_map(answer.content)}"
         if answer.replayed:
             headers["Idempotency-Replayed"] = "true"
-        body = b'%b,"position":"%b"}' % (to_json(answer.content)[:-1], position.encode())
+        body = to_json({**answer.content, "position": position})
         return Response(body, status, headers, "application/json")
 
     async def origin(self) -> UUID | None:

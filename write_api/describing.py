@@ -62,14 +62,16 @@ def takes(
     refusals: Iterable[int] = (),
     form: bool = False,
     located: bool = False,
+    keyed: bool = True,
     examples: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Options of a command's route: `@router.post("", **takes(BOOK, status=201, refusals=(404, 409)))`.
 
-    `form` says that `If-Match` is heeded, `located` that the answer has a `Location`. `examples` are bodies by what
-    they show.
+    `form` says that `If-Match` is heeded, `located` that the answer has a `Location`, `keyed` that it is remembered
+    under an `Idempotency-Key`. `examples` are bodies by what they show.
     """
-    told: dict[str, Any] = {"parameters": [*_HEADERS, _IF_MATCH] if form else list(_HEADERS)}
+    headers = _HEADERS if keyed else _HEADERS[1:]
+    told: dict[str, Any] = {"parameters": [*headers, _IF_MATCH] if form else list(headers)}
     if body is not None:
         name = body.model.__name__
         _BODIES[name] = body
@@ -79,10 +81,10 @@ def takes(
                 words.lower().replace(" ", "_"): {"summary": words, "value": value} for words, value in examples.items()
             }
         told["requestBody"] = {"required": not body.optional, "content": {"application/json": content}}
-    headers = _ANSWER_HEADERS | (_LOCATION if located else {})
+    answered = _ANSWER_HEADERS | (_LOCATION if located else {})
     return {
         "status_code": status,
-        "responses": {status: {"headers": headers}, **responses(*refusals, *((412,) if form else ()))},
+        "responses": {status: {"headers": answered}, **responses(*refusals, *((412,) if form else ()))},
         "openapi_extra": told,
     }
 

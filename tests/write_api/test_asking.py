@@ -19,6 +19,14 @@ from tests.conftest import Database
 from tests.served import Served, served, token, visit
 from tests.write_api.test_appointments import ANOTHER, is_problem
 
+# Routes that ask for no token.
+OPEN = {"register_account", "verify_account", "ask_reset", "reset_password"}
+# What stands against an example besides ids that are not there: it is for people with an account, or of other roles.
+NOT_THEIRS = {"not_allowed", "link_ended"}
+# Asked by imports, by the pages of OAuth, by sweepers, by the command line; and a link is followed by two routes.
+ELSEWHERE = {"commands.history", "commands.sign_in", "commands.sessions", "commands.clients"}
+NO_ROUTE = {"lapse_hold", "create_account", "close_account_of", "follow_link"}
+
 
 async def test_a_repeat_answers_as_the_first_did(book: Served, clinic: Clinic) -> None:
     body, key = visit(clinic, in_days(3)), {"Idempotency-Key": "one"}
@@ -184,7 +192,8 @@ async def test_the_description_is_there_and_whole(book: Served) -> None:
 
     assert {reference.rsplit("/", 1)[1] for reference in references(document)} <= set(schemas)
     operations = [one for path in document["paths"].values() for one in path.values()]
-    assert all(one["description"] and one["tags"] and one["security"] == [{"bearer": []}] for one in operations)
+    assert all(one["description"] and one["tags"] for one in operations)
+    assert {one["operationId"] for one in operations if one.get("security") != [{"bearer": []}]} == OPEN
     assert "appointment_id" not in schemas["MoveAppointmentBody"]["properties"]
     assert "start" in schemas["MoveAppointmentBody"]["required"]
 
@@ -202,7 +211,10 @@ async def test_the_examples_can_be_pasted(book: Served) -> None:
                     if part["in"] == "path":
                         address = address.replace("{" + part["name"] + "}", str(uuid4()))
                 answer = await book.send(method.upper(), address, ADMIN, json=example["value"])
-                assert answer.status_code in (200, 201, 404), (path, answer.text)
+                assert answer.status_code in (200, 201, 202, 404) or answer.json()["code"] in NOT_THEIRS, (
+                    path,
+                    answer.text,
+                )
                 tried += 1
     assert tried > 20
 
@@ -210,8 +222,8 @@ async def test_the_examples_can_be_pasted(book: Served) -> None:
 async def test_every_command_that_people_may_ask_for_has_a_route(book: Served) -> None:
     document = (await book.http.get("/write/openapi.json")).json()
     asked = {one["operationId"] for path in document["paths"].values() for one in path.values()}
-    handlers = {handler.__name__ for kind, (handler, _) in HANDLERS.items() if kind.__module__ != "commands.history"}
-    assert handlers - asked == {"lapse_hold"}
+    handlers = {handler.__name__ for kind, (handler, _) in HANDLERS.items() if kind.__module__ not in ELSEWHERE}
+    assert handlers - asked == NO_ROUTE
 
 
 async def test_two_organizations_share_nothing(book: Served, clinic: Clinic) -> None:

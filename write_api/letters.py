@@ -1,0 +1,96 @@
+"""Letters to owners of addresses: what each says. In: a letter of a command's answer. Out: a message, handed over.
+
+A lost letter is not sent again by itself: whoever waits asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from commands.accounts import Letter
+from domain.ports import Mailer, MailLost
+
+_log = logging.getLogger("daybook.letters")
+
+_SUBJECTS: Mapping[Letter, str] = {
+    Letter.VERIFY: "Confirm your address",
+    Letter.INVITATION: "Your account",
+    Letter.RESET: "Choose a new password",
+    Letter.TAKEN: "You have an account already",
+    Letter.PASSWORD_CHANGED: "Your password was changed",
+}
+_WORDS: Mapping[Letter, str] = {
+    Letter.VERIFY: """\
+Welcome to {name}.
+
+Open this page to confirm that this address is yours, and choose a password there:
+
+{link}
+
+The page is good for three days, once. If you did not ask for an account, you
+need do nothing: without you there is none.
+""",
+    Letter.INVITATION: """\
+An account was made for you at {name}.
+
+Open this page to choose a password for it:
+
+{link}
+
+The page is good for three days, once. If it has ended, ask whoever invited you
+for another.
+""",
+    Letter.RESET: """\
+Somebody, most likely you, asked for a new password for your account at {name}.
+
+Open this page to choose it:
+
+{link}
+
+The page is good for one hour, once. If it was not you, you need do nothing:
+your password stays as it is.
+""",
+    Letter.TAKEN: """\
+Somebody, most likely you, asked for a new account at {name} with this address.
+There is one already, so none was made.
+
+If you have forgotten its password, choose a new one here:
+
+{forgotten}
+
+If it was not you, you need do nothing.
+""",
+    Letter.PASSWORD_CHANGED: """\
+The password of your account at {name} was changed just now, and all devices
+were signed out.
+
+If it was not you, choose a new password at once, and tell the clinic:
+
+{forgotten}
+""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """`site` is the origin that people's browsers reach, and `name` what they know us by."""
+
+    mailer: Mailer
+    site: str
+    name: str = "Daybook"
+
+    async def send(self, letter: Mapping[str, Any]) -> None:
+        kind = Letter(letter["kind"])
+        page = "reset" if kind is Letter.RESET else "verify"
+        text = _WORDS[kind].format(
+            name=self.name,
+            link=f"{self.site}/account/{page}?token={letter['token']}",
+            forgotten=f"{self.site}/account/forgotten",
+        )
+        try:
+            await self.mailer.send(letter["to"], _SUBJECTS[kind], text)
+        except MailLost as lost:
+            _log.warning("a letter (%s) was lost: %s", kind.value, lost)
