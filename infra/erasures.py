@@ -83,19 +83,20 @@ async def eraser_on(place: Installation, desk: Desk, log: PostgresEventLog) -> A
 
 
 class Mark:
-    """How far the erasures in the log are carried out, kept in the database."""
+    """How far something that follows from events in the log is carried out, kept in the database under its name."""
 
-    def __init__(self, dsn: str) -> None:
-        self._connections = Connections(dsn, "erasures", size=1)
+    def __init__(self, dsn: str, name: str = _MARK) -> None:
+        self._connections = Connections(dsn, name, size=1)
+        self._name = name
 
     async def close(self) -> None:
         await self._connections.close()
 
     async def read(self) -> int:
         """Raises `LogUnavailable`."""
-        rows = await self._connections.fetch(_READ, (_MARK,))
+        rows = await self._connections.fetch(_READ, (self._name,))
         return int(rows[0][0]) if rows else 0
 
     async def write(self, position: int) -> None:
         """Raises `LogUnavailable`."""
-        await self._connections.fetch(_WRITE, (_MARK, position))
+        await self._connections.fetch(_WRITE, (self._name, position))

@@ -38,11 +38,11 @@ class Settings:
 
     `trusted_proxies` are networks (`10.0.0.0/8,fd00::/8`) whose word about a caller's address is believed, given in the
     `forwarded_header`. `tls_cert` and `tls_key` are PEM files (the certificate with its chain): with them the APIs
-    speak TLS alone; `https` says that callers do, and a proxy ends it.
+    speak TLS alone. Where a proxy ends it instead, `site` says so by its scheme.
 
     `site` is the origin under which people's browsers reach the APIs (`https://book.example.org`): links in letters
-    lead there, and passkeys are bound to it. Letters go out by `smtp_url`, from `mail_from`; unsaid, they are files in
-    the data folder.
+    lead there, passkeys are bound to it, and it is the issuer of tokens (OpenID Connect Discovery 1.0). Letters go out by `smtp_url`, from `mail_from`; unsaid, they are files in
+    the data folder. `privacy_officer` is the address that hears of every broken glass.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
@@ -59,6 +59,7 @@ class Settings:
     site: str | None = None
     mail_from: str = "Daybook <daybook@localhost>"
     smtp_url: str | None = field(default=None, repr=False)
+    privacy_officer: str | None = None
     video_url_template: str = "https://video.example.org/{organization}/{room}"
 
     token_issuer: str = "daybook"  # noqa: S105 - a name
@@ -75,7 +76,6 @@ class Settings:
     forwarded_header: str = "X-Forwarded-For"
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    https: bool = False
     log_level: str = "info"
     log_format: LogFormat | None = None
     otlp_endpoint: str | None = None
@@ -105,6 +105,12 @@ class Settings:
         return self.url.replace("//127.0.0.1:", "//localhost:")
 
     @property
+    def token_issuers(self) -> tuple[str, ...]:
+        """Who may have made a token that the APIs take: what those of apps say comes first, then what an operator's
+        do. Without a `site` there is no address that every process knows, so both say the same."""
+        return (self.origin, self.token_issuer) if self.site is not None else (self.token_issuer,)
+
+    @property
     def keys_folder(self) -> Path:
         return self.keys or self.data / "keys"
 
@@ -116,7 +122,7 @@ class Settings:
     def outside(self) -> Outside:
         """How callers reach the APIs. Raises `ValueError`, which `load` has ruled out."""
         networks = [one.strip() for one in self.trusted_proxies.split(",") if one.strip()]
-        return Outside(Proxies.of(networks, self.forwarded_header), self.https or self.tls_cert is not None)
+        return Outside(Proxies.of(networks, self.forwarded_header), self.origin.startswith("https:"))
 
     def need(self, *names: str) -> None:
         """Raises `WrongSettings` naming those that are not set."""
@@ -181,7 +187,6 @@ class Settings:
 
 # What Kafka takes in a topic's name, with room for what comes after it.
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?")
 _SHORT = {"data": "DATA", "port": "PORT"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -203,6 +208,7 @@ _KINDS: Mapping[str, type] = {
     "site": str,
     "mail_from": str,
     "smtp_url": str,
+    "privacy_officer": str,
     "video_url_template": str,
     "token_issuer": str,
     "write_audience": str,
@@ -217,7 +223,6 @@ _KINDS: Mapping[str, type] = {
     "forwarded_header": str,
     "tls_cert": Path,
     "tls_key": Path,
-    "https": bool,
     "log_level": str,
     "log_format": str,
     "otlp_endpoint": str,
@@ -253,10 +258,6 @@ def _secret(environ: Mapping[str, str], variable: str) -> str | None:
 def _converted(variable: str, text: str, kind: type) -> Any:
     if kind is Path:
         return Path(text).expanduser()
-    if kind is bool:
-        if text.lower() not in _TRUTHS:
-            raise WrongSettings(f"{variable} is {text!r}, and should be yes or no.")
-        return _TRUTHS[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)

@@ -20,12 +20,14 @@ from starlette.types import ASGIApp
 
 import read_api.app
 import write_api.app
+import write_api.oauth.app
 from commands.loop import Desk
+from domain.client import Audience
 from domain.ports import Clock, EventLog
 from infra.control import Control, Progress, Result
 from infra.desk import checkpointer_on, desk_for, log_on
 from infra.embedded.servers import EmbeddedServers
-from infra.erasures import eraser_on
+from infra.erasures import Mark, eraser_on
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
 from infra.filling import counting
@@ -52,12 +54,14 @@ from infra.metrics import (
     registry_of,
 )
 from infra.read_models import ReadModels, models_on
+from infra.revocations import Revocations
 from infra.settings import Settings
 from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
 from read_api.trail import Trail
 from streams import follower as following
 from streams.follower import Follower
+from streams.glass import GlassNotices
 from streams.holds import HoldSweeper
 from streams.openings import OpeningsRefresher
 from write_api.letters import Post
@@ -89,6 +93,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         follower = await stack.enter_async_context(Follower(log, models.all))
         await stack.enter_async_context(HoldSweeper(desk, models.diary))
         await stack.enter_async_context(_erasing(place, desk, log))
+        await stack.enter_async_context(_telling(place, log))
         await stack.enter_async_context(_openings(models))
         checkpointer = await stack.enter_async_context(_signing(place, log))
 
@@ -97,7 +102,8 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         registry.register(ModelMetrics(follower, log))
         _tell_backup(settings, registry)
         limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
-        front = _Front(place, registry, MemoryBuckets(), limits, traces)
+        revocations = await stack.enter_async_context(Revocations(log, log.clock))
+        front = _Front(place, registry, MemoryBuckets(), limits, revocations, traces)
 
         async def read_models() -> str:
             return ", ".join(f"{one.model} {one.state.value}" for one in follower.last_known())
@@ -113,9 +119,15 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             "live_views": _live_views_answer(models),
             "analytics": analytics,
             "read_models": read_models,
+            "revocations": revocations.check,
         }
         denials = await stack.enter_async_context(front.denials(log))
-        services = {"write": front.writes(desk), "read": front.reads(models, log), "": front.rest(checks)}
+        services = {
+            **front.signing_in(desk),
+            "write": front.writes(desk),
+            "read": front.reads(models, log),
+            "": front.rest(checks),
+        }
         app = Together(services, settings.outside, denials.note)
         hints = []
         if await log.head() == 0:
@@ -135,11 +147,13 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
         log = await stack.enter_async_context(log_on(place))
         limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
         registry.register(LogMetrics(log))
-        front = _Front(place, registry, RedisBuckets(limits), limits, traces)
+        revocations = await stack.enter_async_context(Revocations(log, log.clock))
+        front = _Front(place, registry, RedisBuckets(limits), limits, revocations, traces)
         services: dict[str, ASGIApp] = {}
-        checks = {"log": _log_answers(log)}
+        checks = {"log": _log_answers(log), "revocations": revocations.check}
         if which != "read":
-            services["write"] = front.writes(_desk(place, log, registry, traces))
+            desk = _desk(place, log, registry, traces)
+            services |= {**front.signing_in(desk), "write": front.writes(desk)}
         if which != "write":
             models = await stack.enter_async_context(models_on(place, clock=log.clock))
             services["read"] = front.reads(models, log)
@@ -150,8 +164,8 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
 
 @asynccontextmanager
 async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
-    """What one process at a time does beside the bookings: ended holds lapse, erasures are carried out, passed next
-    free times are found anew, and the log is signed."""
+    """What one process at a time does beside the bookings: ended holds lapse, erasures are carried out, the privacy
+    officer hears of broken glasses, passed next free times are found anew, and the log is signed."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(tracing(place.settings, "jobs"))
         registry = await stack.enter_async_context(_registry("jobs"))
@@ -169,6 +183,7 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
             async with (
                 HoldSweeper(desk, models.diary),
                 _erasing(place, desk, log),
+                _telling(place, log),
                 _openings(models),
                 _signing(place, log) as checkpointer,
             ):
@@ -203,6 +218,7 @@ class _Front:
         registry: CollectorRegistry,
         buckets: Buckets,
         limits: redis.asyncio.Redis,
+        revocations: Revocations,
         traces: Traces | None,
     ) -> None:
         settings, keys = place.settings, place.keys
@@ -211,14 +227,15 @@ class _Front:
         self._metrics = health.HttpMetrics(registry, "write")
         self._positions, self._cursors = keys.positions(), keys.cursors()
         self._secret = keys.secret("http")
-        tokens = keys.tokens()
+        self._keys = keys.token_keys()
         limit = RateLimit(Policy(settings.rate_limit, settings.rate_window), buckets) if settings.rate_limit else None
         self._bearers = partial(
             Bearers,
-            {tokens.id: tokens.public},
-            issuer=settings.token_issuer,
+            self._keys,
+            issuer=settings.token_issuers,
             leeway=settings.token_leeway,
             limit=limit,
+            ended=revocations.ended,
         )
         self._attempts = Attempts(limits, secret=keys.secret("http"), address_factor=settings.address_factor)
         self._settings = settings
@@ -238,6 +255,26 @@ class _Front:
             body_limit=self._settings.body_limit,
             nesting_limit=self._settings.nesting_limit,
         )
+
+    def signing_in(self, desk: Desk) -> Mapping[str, ASGIApp]:
+        """The authorization server, by the first parts of its addresses."""
+        settings = self._settings
+        audiences = {Audience.WRITE: settings.write_audience, Audience.READ: settings.read_audience}
+        app = write_api.oauth.app.build(
+            desk,
+            self._keys,
+            self._bearers(tuple(audiences.values())),
+            self._secret,
+            issuer=settings.origin,
+            token_issuer=settings.token_issuers[0],
+            organization=settings.organization,
+            audiences=audiences,
+            origins=self._origins(desk.log, desk.clock),
+            attempts=self._attempts,
+            metrics=self._metrics.of("oauth"),
+            traces=self._traces,
+        )
+        return {"oauth": app, ".well-known": app}
 
     def reads(self, models: ReadModels, log: PostgresEventLog) -> FastAPI:
         return read_api.app.build(
@@ -313,6 +350,21 @@ def _openings(models: ReadModels) -> AbstractAsyncContextManager[object]:
 async def _erasing(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[None]:
     async with eraser_on(place, desk, log) as eraser, eraser:
         yield
+
+
+@asynccontextmanager
+async def _telling(place: Installation, log: PostgresEventLog) -> AsyncIterator[None]:
+    """Letters to the privacy officer, where one is named."""
+    officer = place.settings.privacy_officer
+    if officer is None:
+        yield
+        return
+    mark = Mark(place.postgres, "glass")
+    try:
+        async with GlassNotices(log, mark, mailer_of(place.settings), officer):
+            yield
+    finally:
+        await mark.close()
 
 
 @asynccontextmanager
