@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -97,11 +98,11 @@ def _told() -> asyncio.Event:
 async def serve(settings: Settings, announce: Announce, prepare: Prepare | None = None) -> None:
     told = _told()
     context = server_context(settings)
-    async with (
-        EmbeddedServers(settings) as servers,
-        wiring.build(settings, servers) as application,
-        contextlib.AsyncExitStack() as opened,
-    ):
+    async with EmbeddedServers(settings) as servers, contextlib.AsyncExitStack() as opened:
+        # Before anything is built, since the port stands in the addresses that the pages and tokens name.
+        listener = opened.enter_context(_listen(settings))
+        port = listener.getsockname()[1]
+        application = await opened.enter_async_context(wiring.build(replace(settings, port=port), servers))
         if prepare is not None:
             preparing = asyncio.create_task(prepare(application))
             await asyncio.wait([preparing, asyncio.create_task(told.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -114,8 +115,6 @@ async def serve(settings: Settings, announce: Announce, prepare: Prepare | None 
             return
         opened.enter_context(few_collections())
         opened.enter_context(short_turns())
-        listener = _listen(settings)
-        port = listener.getsockname()[1]
         control = listen(servers.folder.control_socket)
         apis = [_Quiet(_config(application.app, context)), _Quiet(_config(application.control))]
         serving = [

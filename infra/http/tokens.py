@@ -163,8 +163,8 @@ def mint(
 class Bearers:
     """Checks the tokens of one service, which `service(bearers=…)` is given.
 
-    `keys` maps key ids to public keys; it may change while this lives. `issuer` is who may have made the token, one or
-    several. `ended` says of a verified caller and the
+    `keys` maps key ids to public keys; it may change while this lives. `audience` is for whom the token may be, and
+    `issuer` who may have made it, one or several. `ended` says of a verified caller and the
     instant their token was made whether what it rests on has ended since. Verified tokens are remembered by their hash
     until they expire, at most `remembered` of them. `limit` is spent by whoever is let in. `clock` gives seconds since
     the epoch.
@@ -173,7 +173,7 @@ class Bearers:
     def __init__(
         self,
         keys: Mapping[str, Ed25519PublicKey],
-        audience: str,
+        audience: str | Sequence[str],
         *,
         issuer: str | Sequence[str] = "daybook",
         leeway: int = 30,

@@ -190,6 +190,8 @@ def test_only_the_apis_are_reached_from_outside(overlay: str) -> None:
     backends = {path["path"]: path["backend"]["service"]["name"] for path in rule["http"]["paths"]}
     assert backends == {
         "/write": "daybook-write-api",
+        "/oauth": "daybook-write-api",
+        "/.well-known": "daybook-write-api",
         "/": "daybook-read-api",
         "/health": "daybook-closed",
         "/metrics": "daybook-closed",
