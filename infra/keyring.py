@@ -34,7 +34,8 @@ _DESTROY = (
 
 
 class MasterKey(Protocol):
-    """Wraps data keys. A key service can stand behind this."""
+    """Wraps data keys. A key service can stand behind this: `bound_to` is its encryption context, and which of its keys
+    wrapped something is its own affair, so that it rotates by itself."""
 
     async def wrap(self, key: bytes, bound_to: bytes) -> bytes: ...
 
@@ -115,7 +116,7 @@ class PostgresKeyring:
     async def _make(self, organization: str, persons: list[str]) -> dict[str, bytes]:
         """Those that were destroyed are left out."""
         keys = {person: os.urandom(_KEY) for person in persons}
-        wrapped = [await self._master.wrap(key, _bound_to(organization, person)) for person, key in keys.items()]
+        wrapped = [await self._master.wrap(key, bound_to(organization, person)) for person, key in keys.items()]
         rows = await self._connections.fetch(_INSERT, (organization, persons, wrapped))
         made = {person: keys[person] for (person,) in rows}
         self._remember(organization, made)
@@ -127,7 +128,7 @@ class PostgresKeyring:
     async def _look_up(self, organization: str, persons: list[str]) -> dict[str, bytes]:
         rows = await self._connections.fetch(_SELECT, (organization, persons))
         found = {
-            person: await self._master.unwrap(wrapped, _bound_to(organization, person))
+            person: await self._master.unwrap(wrapped, bound_to(organization, person))
             for person, wrapped in rows
             if wrapped
         }
@@ -147,11 +148,12 @@ async def opens(master: MasterKey, organization: str, person: str, wrapped: byte
     if not wrapped:
         return True
     try:
-        await master.unwrap(wrapped, _bound_to(organization, person))
+        await master.unwrap(wrapped, bound_to(organization, person))
     except (InvalidTag, ValueError):
         return False
     return True
 
 
-def _bound_to(organization: str, person: str) -> bytes:
+def bound_to(organization: str, person: str) -> bytes:
+    """What a wrapped key is bound to, so that it opens in its own row alone."""
     return json.dumps(["daybook data key", organization, person]).encode()

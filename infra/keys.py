@@ -13,7 +13,7 @@ from infra.http.cursors import Cursors
 from infra.http.positions import Positions
 from infra.http.tokens import SigningKey
 from infra.key_files import read, read_or_make
-from infra.keyring import MasterKeyFile
+from infra.master_keys import CURRENT, MasterKeyFolder
 from infra.signing_keys import TokenKeys
 from infra.troubles import CannotStart
 
@@ -55,8 +55,12 @@ class KeyFolder:
             read_or_make(self.path / name)
         return missing
 
-    def master(self) -> MasterKeyFile:
-        return MasterKeyFile(self.secret("master.key"))
+    def master(self) -> MasterKeyFolder:
+        self.secret(CURRENT)
+        try:
+            return MasterKeyFolder(self.path)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"{self.path}: {error}. Mend it, or bring it back from a backup.") from error
 
     def token_keys(self) -> TokenKeys:
         """Sign and verify tokens; they change while this lives, when somebody rotates them."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from infra.cli._options import data_option, json_option
+from infra.cli._progress import bar
 from infra.settings import Settings
 
 
@@ -20,21 +23,35 @@ def command() -> None:
     """
 
 
-_TOKENS = click.Choice(["tokens"])
+_WHICH = click.Choice(["tokens", "master"])
 _FOLDER = click.option(
     "--folder", type=click.Path(path_type=Path), help="Which. [default: $DAYBOOK_KEYS, or keys in DATA]"
 )
 
 
 @command.command("rotate")
-@click.argument("which", type=_TOKENS)
+@click.argument("which", type=_WHICH)
 @_FOLDER
 @data_option
 @json_option
-def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: bool) -> None:
-    """Make another key sign tokens from now on. Running services take it up by themselves, and what was signed before
-    is good until it runs out: once that is so, `daybook keys retire tokens` takes the former keys away."""
+@click.option("--prepare", is_flag=True, help="master: only lay the new key beside the old one.")
+def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: bool, prepare: bool) -> None:
+    """Make another key sign tokens from now on, or wrap the data keys of persons.
+
+    tokens: running services take the new key up by themselves, and what was signed before is good until it runs out;
+    once that is so, `daybook keys retire tokens` takes the former keys away.
+
+    master: every data key is wrapped anew, while services run; the log stays as it is. The former key is kept as
+    master.retired, since backups made before need it; `daybook keys retire master` takes it away. What breaks off is
+    gone on with by doing it again. Where services don't share the folder itself, --prepare first, hand master.next out
+    to all of them, and rotate then.
+    """
     settings = Settings.load(data=data, keys=folder)
+    if which == "master":
+        _rotate_master(settings, as_json, prepare)
+        return
+    if prepare:
+        raise click.UsageError("--prepare goes with master.")
     from infra.signing_keys import rotate  # noqa: PLC0415 - loads the parts that use them
 
     name = rotate(settings.keys_folder)
@@ -42,21 +59,63 @@ def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: 
 
 
 @command.command("retire")
-@click.argument("which", type=_TOKENS)
+@click.argument("which", type=_WHICH)
 @_FOLDER
 @data_option
 @json_option
 def retire_command(which: str, folder: Path | None, data: Path | None, as_json: bool) -> None:
-    """Take away all keys of tokens but the one that signs: after a rotation, when the last token signed before has run
-    out; or at once, when one of them got into wrong hands (then restart the services too)."""
+    """Take away what a rotation left.
+
+    tokens: all keys but the one that signs, when the last token signed before has run out; or at once, when one of them
+    got into wrong hands (then restart the services too).
+
+    master: the former key, once no backup made before the rotation may be needed. It opens nothing in the database any
+    more, which is made sure of first; from then on older copies of the data keys are worthless, those of people who
+    were erased since among them.
+    """
     settings = Settings.load(data=data, keys=folder)
+    if which == "master":
+        from infra import master_keys  # noqa: PLC0415 - loads the parts that use them
+        from infra.installation import opened  # noqa: PLC0415
+
+        with opened(settings, redis=False) as place:
+            gone = asyncio.run(master_keys.retire(place.postgres, place.keys.path))
+        _tell_retired(place.keys.path, [master_keys.RETIRED] if gone else [], as_json)
+        return
     from infra.signing_keys import retire  # noqa: PLC0415 - loads the parts that use them
 
-    gone = retire(settings.keys_folder)
+    _tell_retired(settings.keys_folder, retire(settings.keys_folder), as_json)
+
+
+def _tell_retired(folder: Path, gone: Sequence[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"retired": list(gone)}))
     else:
-        click.echo("\n".join(f"retired  {settings.keys_folder / name}" for name in gone) or "there is one key only")
+        click.echo("\n".join(f"retired  {folder / name}" for name in gone) or "there is one key only")
+
+
+def _rotate_master(settings: Settings, as_json: bool, prepare: bool) -> None:
+    from infra import master_keys  # noqa: PLC0415 - loads the parts that use them
+    from infra.installation import opened  # noqa: PLC0415
+
+    folder = settings.keys_folder
+    if prepare:
+        master_keys.prepare(folder)
+        click.echo(json.dumps({"next": master_keys.NEXT}) if as_json else f"{folder / master_keys.NEXT} lies there")
+        return
+    with opened(settings, redis=False) as place, bar() as shown:
+        task = shown.add_task("wrapping data keys", total=None)
+        count = asyncio.run(
+            master_keys.rotate(
+                place.postgres,
+                place.keys.path,
+                lambda done, total: shown.update(task, completed=done, total=total),
+            )
+        )
+    if as_json:
+        click.echo(json.dumps({"wrapped": count, "retired": master_keys.RETIRED}))
+    else:
+        click.echo(f"{count:,} data keys were wrapped anew. Make a backup now: those made before need master.retired.")
 
 
 @command.command("make")
