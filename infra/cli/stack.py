@@ -72,7 +72,7 @@ def up_command(data: Path | None, port: int | None, servers_only: bool, as_json:
     if settings.tls_cert is not None:
         raise WrongSettings(
             "The stack of one machine answers on it alone, without TLS. Leave DAYBOOK_TLS_CERT out; where others ask, "
-            "put a proxy that ends TLS in front, and set DAYBOOK_HTTPS=yes."
+            "put a proxy that ends TLS in front, and say so by DAYBOOK_SITE=https://…"
         )
     folder, stack = _open(settings)
     holder = folder.holder()

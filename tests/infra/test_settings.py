@@ -73,7 +73,6 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path, name: str
         ("DAYBOOK_ADDRESS_FACTOR", "inf", "0 or more"),
         ("DAYBOOK_TRUSTED_PROXIES", "10.0.0.0/8, everyone", "everyone"),
         ("DAYBOOK_FORWARDED_HEADER", "X-Real-IP", "neither"),
-        ("DAYBOOK_HTTPS", "perhaps", "yes or no"),
         ("DAYBOOK_TLS_CERT", "cert.pem", "go together"),
         ("DAYBOOK_TLS_KEY", "key.pem", "go together"),
     ],
@@ -82,3 +81,17 @@ def test_what_makes_no_sense_is_refused(variable: str, value: str, words: str) -
     with pytest.raises(WrongSettings, match=words) as refused:
         Settings.load({variable: value})
     assert variable in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "https"),
+    [
+        ({}, False),
+        ({"DAYBOOK_SITE": "http://book.example.org"}, False),
+        ({"DAYBOOK_SITE": "https://book.example.org"}, True),
+        ({"DAYBOOK_TLS_CERT": "cert.pem", "DAYBOOK_TLS_KEY": "key.pem"}, True),
+    ],
+)
+def test_callers_speak_tls_where_we_do_or_the_site_says_so(environ: dict[str, str], https: bool) -> None:
+    assert Settings.load(environ).outside.https is https
+    assert Settings.load(environ).origin.startswith("https:") is https
