@@ -70,7 +70,8 @@ class Until(click.ParamType):
 
 def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
     """Names of events, each in all its versions where none is said."""
-    from infra.event_log.codec import EVENTS  # noqa: PLC0415 - help must not wait for every event's module
+    import infra.event_log.codec  # noqa: F401, PLC0415 - it loads every event's module, for which help must not wait
+    from domain.events import EVENTS  # noqa: PLC0415
 
     found: set[str] = set()
     for value in values:
@@ -159,7 +160,8 @@ def show_command(
     **asked: Any,
 ) -> None:
     """List events in sentences: who did what, when, for whom and why. Words that are sealed are left out."""
-    from infra.audit import unsealing as seals  # noqa: PLC0415 - help must not wait for them
+    from domain.look import Screen  # noqa: PLC0415 - help must not wait for them
+    from infra.audit import unsealing as seals  # noqa: PLC0415
     from infra.audit.inquiries import LogInquiries  # noqa: PLC0415
     from infra.ids import TimeOrderedIds  # noqa: PLC0415
     from infra.installation import opened  # noqa: PLC0415
@@ -176,7 +178,7 @@ def show_command(
                     break
             if who is not None:
                 seen = [one for one in found if isinstance(one, Recorded)]
-                await seals.record(log, log.clock, TimeOrderedIds(), who, seals.Screen.LOG, seen)
+                await seals.record(log, log.clock, TimeOrderedIds(), who, Screen.LOG, seen)
         return found
 
     with opened(Settings.load(data=data), redis=False) as place:
@@ -334,4 +336,68 @@ def _plain(value: Any) -> Any:
     return value
 
 
-COMMANDS = (show_command, replay_command)
+@click.command("export")
+@data_option
+@json_option
+@click.option("--format", "form", type=click.Choice(["fhir", "csv"]), default="fhir", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--proofs", is_flag=True, help="Write OUT.proofs.jsonl too: a proof of each record.")
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="The folder of checkpoints. [default: in DATA]")
+@filters
+@unsealing
+def export_command(
+    data: Path | None,
+    as_json: bool,
+    form: str,
+    out: Path,
+    proofs: bool,
+    checkpoints: Path | None,
+    unseal: bool,
+    opener: str | None,
+    because: str | None,
+    **asked: Any,
+) -> None:
+    """Write the audit trail into a file: FHIR R4 AuditEvents (NDJSON), or CSV.
+
+    With --proofs it ends at the last signed checkpoint, and infra/audit/check_proof.py, which needs nothing of Daybook,
+    checks every record against it. Sealed words are never exported; with --unseal, the network address of each request
+    is, and that is recorded as a look.
+    """
+    from infra.audit.export import Format, export  # noqa: PLC0415 - help must not wait for them
+    from infra.installation import opened  # noqa: PLC0415
+
+    who = _opener(unseal, opener, because)
+    inquiry = _inquiry(asked)
+
+    with opened(Settings.load(data=data), redis=False) as place, bar() as shown:
+        task = shown.add_task("looking", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            shown.update(task, description=what, completed=done, total=total)
+
+        async def exported() -> dict[str, Any]:
+            async with _log(place) as log:
+                folder = (checkpoints or place.checkpoints) if proofs else None
+                done = await export(
+                    place.postgres,
+                    log,
+                    inquiry,
+                    Format(form),
+                    out,
+                    checkpoints=folder,
+                    opener=who,
+                    progress=progress,
+                )
+            told: dict[str, Any] = {"records": done.records, "upto": done.upto, "head": done.head}
+            return told | {"signed_at": done.checkpoint.signed_at.isoformat() if done.checkpoint else None}
+
+        told = asyncio.run(exported())
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"{told['records']:,} records up to position {told['upto']:,} of {told['head']:,} are in {out}.")
+    if told["signed_at"]:
+        click.echo(f"Their proofs are in {out.name}.proofs.jsonl, against the checkpoint of {told['signed_at']}.")
+
+
+COMMANDS = (show_command, replay_command, export_command)

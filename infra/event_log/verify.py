@@ -100,7 +100,7 @@ def verify(
         processes = min(4, os.cpu_count() or 1)
     with snapshot_of(dsn) as (connection, snapshot):
         head = connection.execute("SELECT position, hash FROM log_head", binary=True).fetchone()
-        archive = _Archive.of(connection)
+        archive = Archive.of(connection)
         top = connection.execute("SELECT max(position) FROM all_events").fetchone()
         if head is None or top is None:
             raise psycopg.OperationalError("the log has no head")
@@ -137,7 +137,7 @@ def verify(
 
 
 @dataclass(frozen=True, slots=True)
-class _Archive:
+class Archive:
     """What the archive's ledgers say. Positions up to `gone` lie in detached parts; `roots` are those of the parts that
     are full, by their last positions."""
 
@@ -149,7 +149,7 @@ class _Archive:
     roots: Mapping[int, bytes]
 
     @classmethod
-    def of(cls, connection: psycopg.Connection[Any]) -> _Archive:
+    def of(cls, connection: psycopg.Connection[Any]) -> Archive:
         row = connection.execute(_ARCHIVE, binary=True).fetchone()
         if row is None:
             raise psycopg.OperationalError("the archive has no floor")
@@ -289,7 +289,7 @@ def _end_faults(position: int, hash: bytes, end: int, final: bytes) -> list[Faul
 def _checkpoint_faults(
     checkpoints: Sequence[Checkpoint | None],
     keys: Mapping[str, bytes],
-    archive: _Archive,
+    archive: Archive,
     ranges: Sequence[Range],
     sound: int,
 ) -> list[Fault]:
@@ -360,7 +360,7 @@ def prove_continuation(dsn: str, first: int, second: int) -> list[bytes]:
 
 
 def _subtrees(connection: psycopg.Connection[Any]) -> Callable[[int, int], bytes]:
-    archive = _Archive.of(connection)
+    archive = Archive.of(connection)
 
     def root(start: int, end: int) -> bytes:
         frontier = Frontier()
