@@ -49,7 +49,7 @@ from domain.address import AddressClaimed, AddressReleased, Attempt
 from domain.events import Erased, Event
 from domain.holder import HolderDismissed, HolderNamed
 from domain.patient import PatientRegistered
-from domain.refusals import NotAllowed, Unknown
+from domain.refusals import NotAllowed
 from domain.step_up import fresh_enough
 
 _TAG: Final = 24
@@ -157,7 +157,8 @@ class CloseAccountOf(Command):
 async def register_account(command: RegisterAccount, reading: Reading, actor: Actor) -> Decision:
     said = addresses.read(command.email)
     blind = said.blind(credentials_of(reading).blinds, reading.organization)
-    owner = address.owner(await reading.find(ADDRESS, blind))
+    claim = await reading.find(ADDRESS, blind)
+    owner = address.owner(claim)
     if owner is not None:
         known = await reading.get(ACCOUNT, owner)
         if known.status is Status.UNVERIFIED:
@@ -181,9 +182,9 @@ async def ask_reset(command: AskReset, reading: Reading, actor: Actor) -> Decisi
     blind = addresses.read(command.email).blind(credentials_of(reading).blinds, reading.organization)
     claim = await reading.find(ADDRESS, blind)
     owner = address.owner(claim)
-    known = await reading.find(ACCOUNT, owner) if owner is not None else None
-    if known is None:
+    if owner is None:
         return Decision([(address.stream(blind), address.tried(claim, blind, Attempt.RESET, reading.now))])
+    known = await reading.get(ACCOUNT, owner)
     match known.status:
         case Status.UNVERIFIED:
             return _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
@@ -217,7 +218,7 @@ async def change_password(command: ChangePassword, reading: Reading, actor: Acto
     if not right:
         reason = FailureReason.WRONG if wait is None else FailureReason.LOCKED
         failure = account.failed(state, Factor.PASSWORD, reason, reading.now)
-        told = {"outcome": "locked" if wait else "refused", "retry_after": wait, "letter": None}
+        told: dict[str, Any] = {"outcome": "locked" if wait else "refused", "retry_after": wait, "letter": None}
         return Decision([(account.stream(state.id), failure)], told)
     words = await hashed(command.password, state.email, credentials)
     event = PasswordChanged(account_id=state.id, password_hash=words)
@@ -317,7 +318,8 @@ async def _made(
     account.acts_as(command.role, command.patient_id, command.provider_id)
     said = addresses.read(command.email)
     blind = said.blind(credentials_of(reading).blinds, reading.organization)
-    if address.owner(await reading.find(ADDRESS, blind)) is not None:
+    claim = await reading.find(ADDRESS, blind)
+    if address.owner(claim) is not None:
         raise AddressInUse("an account has this address, or one that looks like it")
     new = AccountRegistered(
         account_id=reading.desk.ids.new(),
@@ -389,13 +391,15 @@ async def _linked(command: FollowLink, reading: Reading) -> Account:
 
 
 async def _named_of(event: AccountRegistered | RoleChanged, account_id: UUID, reading: Reading) -> Changes:
-    """The account becomes the one that acts as the person whom it names, if any."""
+    """The account becomes the one that acts as the person whom it names, if any. Raises `PersonHasAccount`,
+    `Unknown`."""
     person = event.patient_id or event.provider_id
     if person is None:
         return []
-    known = await reading.find(PATIENT if event.patient_id is not None else PROVIDER, person)
-    if known is None:
-        raise Unknown("unknown id", id=str(person))
+    if event.patient_id is not None:
+        await reading.get(PATIENT, event.patient_id)
+    else:
+        await reading.get(PROVIDER, person)
     held = await reading.find(HOLDER, person)
     if held is not None and held.account_id is not None:
         raise PersonHasAccount("this person has an account already")
@@ -417,7 +421,8 @@ async def _dismissed(state: Account, reading: Reading) -> Changes:
 
 async def _closed(state: Account, reason: ClosingReason, reading: Reading) -> Decision:
     changes: Changes = [(account.stream(state.id), account.close(state, reason))]
-    if address.owner(await reading.find(ADDRESS, state.address)) == state.id:
+    claim = await reading.find(ADDRESS, state.address)
+    if address.owner(claim) == state.id:
         released = AddressReleased(address=state.address, account_id=state.id)
         changes.append((address.stream(state.address), released))
     changes += await _dismissed(state, reading)

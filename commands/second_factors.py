@@ -67,9 +67,14 @@ async def own(reading: Reading, actor: Actor, *, fresh: bool = True) -> Account:
     return state
 
 
+async def wanted(reading: Reading, role: Role) -> Mfa:
+    """What the policy of the organization says of a role."""
+    policy = await reading.find(MFA_POLICY, THE_POLICY)
+    return mfa_policy.for_role(policy, role)
+
+
 async def required(reading: Reading, state: Account) -> bool:
-    policy = mfa_policy.for_role(await reading.find(MFA_POLICY, THE_POLICY), state.role)
-    return policy is Mfa.REQUIRED
+    return await wanted(reading, state.role) is Mfa.REQUIRED
 
 
 def code_at(totp: Totp | None) -> Callable[[int], str]:

@@ -17,9 +17,9 @@ from pydantic import Field, SecretStr
 
 from commands import addresses, passkeys, second_factors
 from commands.addresses import EmailAddress
-from commands.loop import ACCOUNT, ADDRESS, MFA_POLICY, Command, Decision, Reading, handles
+from commands.loop import ACCOUNT, ADDRESS, Command, Decision, Reading, handles
 from commands.passwords import credentials_of, normal
-from domain import account, address, mfa_policy
+from domain import account, address
 from domain.access import Actor, Role
 from domain.account import (
     Account,
@@ -34,7 +34,7 @@ from domain.account import (
 )
 from domain.address import Attempt
 from domain.events import Event
-from domain.mfa_policy import THE_POLICY, Mfa
+from domain.mfa_policy import Mfa
 
 SIGN_IN: Final = Actor("sign-in", Role.SYSTEM)
 
@@ -103,8 +103,7 @@ async def check_password(command: CheckPassword, reading: Reading, actor: Actor)
     blind = said.blind(credentials.blinds, reading.organization)
     # Guesses at one account wait for each other, so that none is hashed in vain when another one locks it.
     claim = await reading.alone(ADDRESS, blind)
-    owner = address.owner(claim)
-    state = await reading.find(ACCOUNT, owner) if owner is not None else None
+    state = await _account(address.owner(claim), reading)
     if state is None:
         return await _unknown(said, blind, reading, password)
     if (wait := state.password_guard.wait(reading.now)) is not None:
@@ -118,7 +117,7 @@ async def check_password(command: CheckPassword, reading: Reading, actor: Actor)
     events: list[Event] = [PasswordAccepted(account_id=state.id)]
     if credentials.passwords.needs_rehash(hashed):
         events.append(PasswordRehashed(account_id=state.id, password_hash=await credentials.passwords.hash(password)))
-    policy = mfa_policy.for_role(await reading.find(MFA_POLICY, THE_POLICY), state.role)
+    policy = await second_factors.wanted(reading, state.role)
     factors = [] if policy is Mfa.OFF else [factor.value for factor in state.second_factors]
     answer = _told("accepted", state.id) | {
         "second_factors": factors,
@@ -158,14 +157,13 @@ async def check_recovery_code(command: CheckRecoveryCode, reading: Reading, acto
 
 @handles(OfferPasskey, "sign_in")
 async def offer_passkey(command: OfferPasskey, reading: Reading, actor: Actor) -> Decision:
-    state = await reading.find(ACCOUNT, command.account_id) if command.account_id is not None else None
+    state = await _account(command.account_id, reading)
     return Decision([], passkeys.offer(reading, state, named=command.account_id is not None))
 
 
 @handles(CheckPasskey, "sign_in")
 async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -> Decision:
-    account_id = command.account_id or passkeys.whose(command.response)
-    state = await reading.find(ACCOUNT, account_id) if account_id is not None else None
+    state = await _account(command.account_id or passkeys.whose(command.response), reading)
     if state is None:
         return Decision([], _told("refused", None))
     # A passkey can't be guessed, so wrong passwords and codes of others do not keep its owner out.
@@ -181,6 +179,12 @@ async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -
         return _failed(state, Factor.PASSKEY, FailureReason.WRONG, reading)
     told = _told("accepted", state.id) | {"user_verified": passkeys.user_verified(command.response)}
     return Decision([(account.stream(state.id), event)], told)
+
+
+async def _account(account_id: UUID | None, reading: Reading) -> Account | None:
+    if account_id is None:
+        return None
+    return await reading.find(ACCOUNT, account_id)
 
 
 def _not_now(state: Account, factor: Factor, reading: Reading) -> Decision | None:

@@ -25,8 +25,14 @@ class Mfa(StrEnum):
 
 
 AS_SHIPPED: Final[Mapping[Role, Mfa]] = MappingProxyType(
-    {role: Mfa.OPTIONAL for role in Role if role is not Role.SYSTEM}
-    | {Role.ADMIN: Mfa.REQUIRED, Role.AUDITOR: Mfa.REQUIRED}
+    {
+        Role.PATIENT: Mfa.OPTIONAL,
+        Role.PROVIDER: Mfa.OPTIONAL,
+        Role.FRONT_DESK: Mfa.OPTIONAL,
+        Role.ANALYST: Mfa.OPTIONAL,
+        Role.ADMIN: Mfa.REQUIRED,
+        Role.AUDITOR: Mfa.REQUIRED,
+    }
 )
 # The stream of the one policy; an organization's streams are its own.
 THE_POLICY: Final = UUID(int=0)
