@@ -34,8 +34,8 @@ class AppointmentWords(BaseModel):
 
 @router.get("/appointments/{appointment_id}/words", response_model=AppointmentWords, **answers(404))
 async def read_appointment_words(appointment_id: UUID, asked: Asked) -> Response:
-    """What was said about an appointment, and where its video visit is; opened from the log at this moment. Staff, and
-    patients their own."""
+    """What was said about an appointment, and where its video visit is; opened from the log at this moment. Patients
+    read their own, providers their patients', the front desk behind a broken glass alone."""
     asked.may("read_private_words")
     stream = appointment.stream(appointment_id)
     log = asked.library.log

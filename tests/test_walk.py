@@ -112,7 +112,7 @@ PUT    /write/accounts/mfa-policy                           403  403   403   403
 POST   /write/patients/{patient_id}/glass                   403  403   403   403      2      2        2        2    403   403    403     403     403
 GET    /read/slots                                          2    2     404   404      2      404      2        2    2     2      2       403     404
 GET    /read/appointments/{appointment_id}                  2    2     404   404      2      404      2        2    2     2      2       403     404
-GET    /read/appointments/{appointment_id}/words            2    2     404   404      2      404      2        2    2     2      403     403     404
+GET    /read/appointments/{appointment_id}/words            2    2     404   404      2      404      2        403  2     2      403     403     404
 GET    /read/providers/directory                            2    2     2     2        2      2        2        2    2     2      2       403     2
 GET    /read/providers                                      2    2     2     2        2      2        2        2    2     2      2       403     2
 GET    /read/providers/{provider_id}                        2    2     2     2        2      2        2        2    2     2      2       403     404

@@ -133,6 +133,11 @@ async def test_the_words_of_a_visit_are_for_those_whom_they_concern(book: Served
     said = {"reason": "patient_ill", "note": "a cold"}
     assert (await book.post(f"/appointments/{appointment_id}/cancel", own, said)).status_code == 200
     path = f"/appointments/{appointment_id}/words"
+    # The least that is needed (45 CFR 164.502(b)): a desk does without, unless it says why not.
+    desk = await book.get(path, DESK)
+    assert (desk.status_code, desk.json()["code"]) == (403, "not_allowed")
+    why = {"reason": "emergency", "words": "The patient collapsed at the desk."}
+    assert (await book.post(f"/patients/{clinic.patient}/glass", DESK, why)).status_code == 201
     for who in (own, DESK, someone(Role.PROVIDER, provider_id=clinic.provider)):
         answer = await book.get(path, who)
         assert answer.status_code == 200, answer.text
