@@ -16,7 +16,7 @@ from infra.http.csrf import Forms
 from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
 from infra.http.origins import Origins
-from infra.http.problems import Refused, problem
+from infra.http.problems import CODE, Refused, problem
 from infra.http.seals import Seals
 from infra.http.service import service
 from infra.http.tokens import Bearers
@@ -90,6 +90,7 @@ async def _refused(request: Request, refusal: Exception) -> Response:
         headers = {}
     else:
         raise refusal
+    request.scope[CODE] = code
     if "text/html" not in request.headers.get("accept", ""):
         return problem(status, code, words, details, headers)
     response = fault(request.app.state.reception, request, words, status)
