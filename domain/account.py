@@ -409,6 +409,11 @@ def stream(account_id: UUID) -> str:
     return f"account/{account_id}"
 
 
+def streams() -> tuple[str, str]:
+    """The first and the last that an account's stream can be called."""
+    return stream(UUID(int=0)), stream(UUID(int=2**128 - 1))
+
+
 def evolve(state: Account | None, event: Event) -> Account:
     if isinstance(event, AccountRegistered):
         return Account(

@@ -22,6 +22,7 @@ import read_api.app
 import write_api.app
 import write_api.oauth.app
 from commands.loop import Desk
+from domain import account
 from domain.client import Audience
 from domain.ports import Clock, EventLog
 from infra.control import Control, Progress, Result
@@ -132,6 +133,8 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
+        if not await log.streams(settings.organization, *account.streams()):
+            hints.append("nobody has an account   uv run daybook account create --role admin --email you@example.org")
         control = _control(servers, follower, log)
         control.add("counted", counting(models.facts))
         yield Application(app, control, desk, hints)

@@ -58,6 +58,7 @@ def daybook() -> None:
 
     \b
     Start everything:     daybook serve
+    The first account:    daybook account create --role admin --email you@example.org
     Get a token:          daybook token --role front_desk
     Ask what runs:        daybook status
 
