@@ -135,7 +135,7 @@ POLICY: Final[dict[str, Rule]] = {
     "read_consents":      _row("Consent.r",        _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO,  personal=True),
     "read_private_words": _row("Appointment.r",    _OWN,  _PATIENTS, _GLASS,_ALL,  _ALL,  _NO,   _NO,  personal=True),
     "search_patients":    _row("Patient.s",        _NO,   _ALL,      _ALL,  _ALL,  _ALL,  _NO,   _NO,  personal=True),
-    "export_person":      _row("Patient.r",        _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO,  personal=True),
+    "export_person":      _row("Patient.r",        _SELF, _NO,       _NO,   _ALL,  _NO,   _NO,   _NO,  personal=True),
     "read_actors":        _row("AuditEvent.r",     _NO,   _ALL,      _ALL,  _ALL,  _ALL,  _ALL,  _NO),
     "read_proxies":       _row("RelatedPerson.s",  _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO,  personal=True),
     "read_own_proxies":   _row("RelatedPerson.s",  _SELF, _NO,       _NO,   _NO,   _NO,   _NO,   _NO),

@@ -121,8 +121,9 @@ GET    /read/providers/{provider_id}/week                   403  403   403   403
 GET    /read/patients/{patient_id}                          2    2     404   404      2      404      2        2    2     2      403     403     404
 GET    /read/patients/{patient_id}/appointments             2    2     404   404      2      404      2        2    2     2      2       403     404
 GET    /read/patients/{patient_id}/consents                 2    2     404   404      2      404      2        2    2     2      2       403     404
-GET    /read/patients/{patient_id}/export                   2    404   404   404      403    403      403      2    2     403    403     403     404
+GET    /read/patients/{patient_id}/export                   2    404   404   404      403    403      403      403  2     403    403     403     404
 GET    /read/patients/{patient_id}/looks                    2    404   404   404      403    403      403      403  2     403    2       403     404
+GET    /read/suspicious                                     403  403   403   403      403    403      403      403  2     403    2       403     2
 GET    /read/patients/{patient_id}/disclosures              2    404   404   404      403    403      403      403  2     403    2       403     404
 POST   /read/patients/search                                403  403   403   403      2      2        2        2    2     2      403     403     2
 GET    /read/patients/{patient_id}/proxies                  2    2     404   404      2      404      2        2    2     2      2       403     404
