@@ -14,8 +14,9 @@ from domain.events import Event, Personal
 
 
 class OriginSeen(Event):
-    """`person` is the account that asked, or the actor where a token names none; its key seals where they were.
-    `address` is as `ipaddress` writes it, "" where the connection has none; `agent` is the User-Agent, cut short."""
+    """`person` is the account that asked, or the actor where a token names none, or where there is no token all
+    strangers of a month; its key seals where they were. `address` is as `ipaddress` writes it, "" where the connection
+    has none or strangers are too many; `agent` is the User-Agent, cut short."""
 
     NAME: ClassVar[str] = "OriginSeen.v1"
     PERSON: ClassVar[str] = "person"

@@ -22,6 +22,7 @@ FORWARDED: Final = "forwarded"
 
 _SCOPE = "daybook.outside"
 _LONGEST = 4096
+_SUBSCRIBER = 64
 # RFC 7239 §4: pairs parted by ';' inside an element, elements parted by ',' and either may lie in a quoted string.
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)\s*([,;]|$)')
 
@@ -88,6 +89,16 @@ def client_address(scope: Scope) -> str:
             if not proxies.trust(said):
                 break
     return str(address)
+
+
+def subscriber(address: str) -> str:
+    """What one subscriber has to themselves: an IPv4 address, or at least a /64 of IPv6 (RFC 6177)."""
+    if not address:
+        return ""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, _SUBSCRIBER), strict=False))
+    return str(parsed)
 
 
 def _from_the_right(scope: Scope, header: str) -> Iterator[str]:

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import math
 import time
-from ipaddress import IPv6Address, ip_address, ip_network
 
 import redis.asyncio
 from limits import RateLimitItem, parse
@@ -21,13 +20,11 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.requests import Request
 
-from infra.http.address import client_address
+from infra.http.address import client_address, subscriber
 from infra.http.limits import MemoryBuckets, Policy, TooManyRequests
 
 # Redis that takes longer counts as away.
 _PATIENCE = 2.0
-# An IPv6 subscriber has at least this much to themselves (RFC 6177), so it is one address to us.
-_SUBSCRIBER = 64
 
 
 class Attempts:
@@ -57,7 +54,7 @@ class Attempts:
     async def spend_address(self, door: str, policy: RateLimitItem, address: str) -> None:
         """Raises `TooManyRequests`."""
         if quota := math.ceil(policy.amount * self._factor):
-            await self._spend(type(policy)(quota, policy.multiples), door, "address", _subscriber(address))
+            await self._spend(type(policy)(quota, policy.multiples), door, "address", subscriber(address))
 
     async def spend_account(self, door: str, policy: RateLimitItem, account: str) -> None:
         """Raises `TooManyRequests`."""
@@ -115,12 +112,3 @@ class Limited:
         attempts: Attempts = request.app.state.attempts
         await attempts.spend_address(self._door, self._per_address, client_address(request.scope))
         return Attempt(attempts, self._door, self._per_account)
-
-
-def _subscriber(address: str) -> str:
-    if not address:
-        return ""
-    parsed = ip_address(address)
-    if isinstance(parsed, IPv6Address):
-        return str(ip_network((parsed, _SUBSCRIBER), strict=False))
-    return str(parsed)
