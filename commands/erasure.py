@@ -6,13 +6,14 @@ the two leaves something to finish and nothing to regret.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import StringConstraints
 
 from commands.access import reach
+from commands.disclosures import DISCLOSURES
 from commands.loop import NOTHING, PATIENT, RETENTION, Command, Decision, Desk, Reading, handles
 from domain import patient, retention
 from domain.access import Actor
@@ -58,7 +59,9 @@ async def erase_person(command: ErasePerson, reading: Reading, actor: Actor) -> 
     state = await reading.get(PATIENT, command.patient_id)
     policy = await reading.find(RETENTION, command.patient_id) or retention.AS_SHIPPED
     last = await last_visit(reading.desk, reading.organization, command.patient_id, reading.now)
-    event = patient.erase(state, command.ground, policy, last, reading.now.date())
+    disclosures = await reading.find(DISCLOSURES, command.patient_id)
+    disclosed = made_on(disclosures[-1]) if disclosures else None
+    event = patient.erase(state, command.ground, policy, last, reading.now.date(), disclosed)
     answer: dict[str, object] = {"patient_id": str(state.id), "outcome": "erased"}
     if isinstance(event, ErasureRefused):
         answer["outcome"] = "refused"
@@ -94,6 +97,11 @@ async def set_retention(command: SetRetention, reading: Reading, actor: Actor) -
     await reading.find(RETENTION, UUID(int=0))
     event = RetentionPolicySet(years_after_last_visit=command.years_after_last_visit)
     return Decision([(retention.STREAM, event)], {"years_after_last_visit": command.years_after_last_visit})
+
+
+def made_on(key: UUID) -> date:
+    """The UTC day on which a UUIDv7 was made (RFC 9562 §5.7)."""
+    return datetime.fromtimestamp((key.int >> 80) / 1000, UTC).date()
 
 
 async def last_visit(desk: Desk, organization: str, patient_id: UUID, now: datetime) -> date | None:

@@ -20,7 +20,7 @@ from domain.appointment import Party
 from domain.events import Erased, Event, Personal
 from domain.provider import WRITABLE, Words
 from domain.refusals import Refusal
-from domain.retention import RetentionPolicy, kept_until
+from domain.retention import RetentionPolicy, accounted_until, kept_until
 from domain.time import Day, Instant
 
 
@@ -275,12 +275,19 @@ def lift(state: Patient, hold_id: UUID) -> LegalHoldLifted:
 
 
 def erase(
-    state: Patient, ground: ErasureGround, policy: RetentionPolicy, last_visit: date | None, today: date
+    state: Patient,
+    ground: ErasureGround,
+    policy: RetentionPolicy,
+    last_visit: date | None,
+    today: date,
+    disclosed: date | None = None,
 ) -> PersonErased | ErasureRefused:
     """Whether the person may be forgotten; a no is an event too, since it is owed an answer with its reason (GDPR
     12(4)). `last_visit` is the day of the latest visit, past or to come; without one there is no medical record.
+    `disclosed` is the day of the latest disclosure that an accounting would name.
 
-    What was processed unlawfully has no record worth keeping, so retention does not hold it. Raises `AlreadyErased`."""
+    What was processed unlawfully has no record worth keeping, so retention does not hold it; the accounting of where it
+    went does. Raises `AlreadyErased`."""
     present(state)
 
     def refused(reason: RefusalReason, until: date | None = None) -> ErasureRefused:
@@ -288,12 +295,15 @@ def erase(
 
     if state.holds:
         return refused(RefusalReason.LEGAL_CLAIMS)
-    if last_visit is not None:
-        if last_visit >= today:
-            return refused(RefusalReason.VISITS_TO_COME)
-        until = kept_until(policy, last_visit)
-        if today < until and ground is not ErasureGround.UNLAWFUL:
-            return refused(RefusalReason.RETENTION, until)
+    if last_visit is not None and last_visit >= today:
+        return refused(RefusalReason.VISITS_TO_COME)
+    ends = [today]
+    if last_visit is not None and ground is not ErasureGround.UNLAWFUL:
+        ends.append(kept_until(policy, last_visit))
+    if disclosed is not None:
+        ends.append(accounted_until(disclosed))
+    if (until := max(ends)) > today:
+        return refused(RefusalReason.RETENTION, until)
     return PersonErased(patient_id=state.id, ground=ground)
 
 

@@ -50,8 +50,16 @@ def evolve(state: RetentionPolicy | None, event: Event) -> RetentionPolicy:
 
 def kept_until(policy: RetentionPolicy, last_visit: date) -> date:
     """The first day on which the record need not be kept any more."""
-    year = last_visit.year + policy.years_after_last_visit
+    return _years_after(last_visit, policy.years_after_last_visit)
+
+
+def accounted_until(disclosed: date) -> date:
+    """The first day on which nobody may ask any more to whom something was disclosed (45 CFR 164.528(a)(1))."""
+    return _years_after(disclosed, SHORTEST_YEARS)
+
+
+def _years_after(day: date, years: int) -> date:
     try:
-        return last_visit.replace(year=year)
+        return day.replace(year=day.year + years)
     except ValueError:  # 29 February
-        return date(year, 3, 1)
+        return date(day.year + years, 3, 1)

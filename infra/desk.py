@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from commands.loop import Desk
 from domain.ports import Credentials
-from infra.erasures import Erasures
+from infra.erasures import Erasures, mark_on
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.schema import migrate
@@ -37,7 +37,8 @@ async def log_on(place: Installation) -> AsyncIterator[PostgresEventLog]:
     async with (
         keyring_on(place) as keyring,
         PostgresEventLog(place.postgres, keyring) as log,
-        Erasures(log, keyring),
+        mark_on(place) as mark,
+        Erasures(log, keyring, mark),
     ):
         yield log
 

@@ -19,67 +19,23 @@ from infra.event_log.connections import Connections
 from infra.event_log.log import PostgresEventLog
 from infra.installation import Installation
 from infra.keyring import PostgresKeyring
-from streams.erasure import Eraser
+from streams.erasure import BITE, Eraser
 
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
 _PATIENCE: Final = 30.0
 _MARK: Final = "erasures"
-_READ = "SELECT position FROM tracking WHERE application = %s"
+# What lies in a detached part of the archive was carried out long before that was detached.
+_READ = (
+    "SELECT greatest((SELECT position FROM tracking WHERE application = %s),"
+    " (SELECT max(upto) FROM archive_parts WHERE detached_at IS NOT NULL), 0)"
+)
 _WRITE = (
     "INSERT INTO tracking AS t (application, position) VALUES (%s, %s) ON CONFLICT (application)"
     " DO UPDATE SET position = greatest(t.position, excluded.position)"
 )
 
 _log = logging.getLogger("daybook.erasures")
-
-
-class Erasures:
-    """While it is open, the keyring lets go of whoever is forgotten, and those in the log's `forgotten` hear of it."""
-
-    def __init__(self, log: PostgresEventLog, keyring: PostgresKeyring) -> None:
-        self._events = log
-        self._keyring = keyring
-        self._position = 0
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        # Nothing is remembered yet, so what was before does not matter. Raises `LogUnavailable`.
-        self._position = await self._events.head()
-        self._task = asyncio.create_task(self._run(), name="erasures")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                head = await self._events.wait(self._position, _PATIENCE)
-                for recorded in await self._events.named((PersonErased.NAME,), self._position, head):
-                    if isinstance(recorded.event, PersonErased):
-                        person = str(recorded.event.patient_id)
-                        self._keyring.let_go(recorded.organization, person)
-                        for told in self._events.forgotten:
-                            told(recorded.organization, person)
-                self._position = head
-            except (LogError, OSError) as error:
-                _log.warning("erasures are looked for again later (%s)", type(error).__name__)
-            await asyncio.sleep(_PAUSE)
-
-
-@asynccontextmanager
-async def eraser_on(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[Eraser]:
-    """Who carries erasures out, once they are entered."""
-    mark, keyring = Mark(place.postgres), PostgresKeyring(place.postgres, place.keys.master(), size=1)
-    try:
-        yield Eraser(desk, log, keyring, mark)
-    finally:
-        await keyring.close()
-        await mark.close()
 
 
 class Mark:
@@ -95,8 +51,72 @@ class Mark:
     async def read(self) -> int:
         """Raises `LogUnavailable`."""
         rows = await self._connections.fetch(_READ, (self._name,))
-        return int(rows[0][0]) if rows else 0
+        return int(rows[0][0])
 
     async def write(self, position: int) -> None:
         """Raises `LogUnavailable`."""
         await self._connections.fetch(_WRITE, (self._name, position))
+
+
+@asynccontextmanager
+async def mark_on(place: Installation) -> AsyncIterator[Mark]:
+    mark = Mark(place.postgres)
+    try:
+        yield mark
+    finally:
+        await mark.close()
+
+
+class Erasures:
+    """While it is open, the keyring lets go of whoever is forgotten, and those in the log's `forgotten` hear of it."""
+
+    def __init__(self, log: PostgresEventLog, keyring: PostgresKeyring, mark: Mark) -> None:
+        self._events = log
+        self._keyring = keyring
+        self._mark = mark
+        self._position = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises `LogUnavailable`."""
+        # What is carried out needs no hearing of: there is no key. What a crash left does.
+        self._position = await self._mark.read()
+        head = await self._events.head()
+        while self._position < head:
+            await self._hear(min(self._position + BITE, head))
+        self._task = asyncio.create_task(self._run(), name="erasures")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._hear(await self._events.wait(self._position, _PATIENCE))
+            except (LogError, OSError) as error:
+                _log.warning("erasures are looked for again later (%s)", type(error).__name__)
+            await asyncio.sleep(_PAUSE)
+
+    async def _hear(self, upto: int) -> None:
+        for recorded in await self._events.named((PersonErased.NAME,), self._position, upto):
+            if isinstance(recorded.event, PersonErased):
+                person = str(recorded.event.patient_id)
+                self._keyring.let_go(recorded.organization, person)
+                for told in self._events.forgotten:
+                    told(recorded.organization, person)
+        self._position = upto
+
+
+@asynccontextmanager
+async def eraser_on(place: Installation, desk: Desk, log: PostgresEventLog) -> AsyncIterator[Eraser]:
+    """Who carries erasures out, once they are entered."""
+    keyring = PostgresKeyring(place.postgres, place.keys.master(), size=1)
+    try:
+        async with mark_on(place) as mark:
+            yield Eraser(desk, log, keyring, mark)
+    finally:
+        await keyring.close()

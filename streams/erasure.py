@@ -23,7 +23,7 @@ from domain.ports import LogError, Recorded
 ERASER = Actor("eraser", Role.SYSTEM)
 
 # So many positions are looked through at once.
-_BITE = 20_000
+BITE = 20_000
 _PAUSE = 0.5
 _PATIENCE = 30.0
 _log = logging.getLogger("daybook.erasure")
@@ -73,13 +73,13 @@ class Eraser:
         Raises `LogUnavailable`, and `Busy` where an account can't be closed just now; what is done is done."""
         position, head = await self._mark.read(), await self._log.head()
         while position < head:
-            upto = min(position + _BITE, head)
+            upto = min(position + BITE, head)
             erased = await self._log.named((PersonErased.NAME,), position, upto)
             for recorded in erased:
                 if isinstance(recorded.event, PersonErased):
                     await self._erase(recorded.organization, recorded.event.patient_id, recorded)
             # A mark at each commit of a busy log would cost more than looking through what is cheap to look through.
-            if erased or upto - position == _BITE:
+            if erased or upto - position == BITE:
                 await self._mark.write(upto)
             position = upto
         return position

@@ -78,6 +78,17 @@ def test_what_was_never_to_be_held_is_not_kept_for_the_sake_of_keeping() -> None
     story.when(erase(ErasureGround.UNLAWFUL, date(2026, 3, 1))).then(PersonErased)
 
 
+def test_who_was_told_of_somebody_can_be_asked_for_six_years_whatever_the_ground() -> None:
+    story = given(REGISTERED, now=NOW)
+
+    def decide(ground: ErasureGround, disclosed: date) -> Decision:
+        return lambda book: patient.erase(anna(book), ground, AS_SHIPPED, None, TODAY, disclosed)
+
+    told = story.when(decide(ErasureGround.UNLAWFUL, date(2020, 3, 3))).then(ErasureRefused).events[0]
+    assert (told.reason, told.until) == (RefusalReason.RETENTION, date(2026, 3, 3))
+    story.when(decide(ErasureGround.UNLAWFUL, date(2020, 3, 2))).then(PersonErased)
+
+
 def test_a_visit_of_today_or_to_come_stands_against_it() -> None:
     for last in (TODAY, TODAY + timedelta(days=30)):
         given(REGISTERED, now=NOW).when(erase(last=last)).then(refusal(RefusalReason.VISITS_TO_COME))

@@ -60,7 +60,7 @@ async def erasing(book: Served, dsn: str, folder: Path) -> AsyncIterator[Eraser]
     serving: Any = book.log._keyring
     book.log.forgotten.append(lambda organization, person: book.desk.cache.clear(organization))
     try:
-        async with Erasures(book.log, serving):
+        async with Erasures(book.log, serving, mark):
             yield Eraser(book.desk, book.log, keyring, mark)
     finally:
         await mark.close()
@@ -237,6 +237,12 @@ async def test_a_crash_between_the_event_and_the_key_is_made_good_on_the_next_st
     patient_id = await a_life(book, clinic)
     await book.post(f"/patients/{patient_id}/erasure", ADMIN, {"ground": "objection"})
     assert any(holds(repr(one)) for one in await events(database.app, tmp_path)), "nobody has carried it out yet"
+    # Whoever starts meanwhile does without the key as if it were gone.
+    keyring, mark = PostgresKeyring(database.app, MasterKeyFile.at(tmp_path / "master.key")), Mark(database.app)
+    async with PostgresEventLog(database.app, keyring) as log, Erasures(log, keyring, mark):
+        assert not any(holds(repr(one)) for one in await log.read(0, 10_000))
+    await mark.close()
+    await keyring.close()
     async with erasing(book, database.app, tmp_path) as eraser, eraser:
 
         async def erased() -> bool:

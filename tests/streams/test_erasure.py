@@ -1,0 +1,155 @@
+"""An erased person's account ends with them, and so does every key that sealed a word of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from commands.accounts import CloseOwnAccount, CreateAccount
+from commands.disclosures import RecordDisclosure
+from commands.erasure import ErasePerson
+from commands.loop import Desk
+from commands.patients import RegisterPatient
+from domain import account
+from domain.access import Actor, Role
+from domain.account import AccountClosed, ClosingReason
+from domain.disclosure import Means
+from domain.events import ERASED
+from domain.patient import ErasureGround, HumanName, PatientDetails
+from domain.ports import LogUnavailable
+from domain.purpose import Purpose
+from infra.erasures import Mark
+from infra.event_log.log import PostgresEventLog
+from infra.holidays import PublicHolidays
+from infra.ids import TimeOrderedIds
+from infra.keyring import MasterKeyFile, PostgresKeyring
+from streams.erasure import Eraser
+from tests.clinic import ADMIN, DESK, ORGANIZATION
+from tests.conftest import Database
+from tests.people import OPERATOR, PASSWORD, credentials
+
+DETAILS = PatientDetails(names=(HumanName(family="Example"),))
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> MasterKeyFile:
+    return MasterKeyFile.at(tmp_path / "master.key")
+
+
+@pytest.fixture
+async def log(database: Database, master: MasterKeyFile) -> AsyncIterator[PostgresEventLog]:
+    keyring = PostgresKeyring(database.app, master)
+    async with PostgresEventLog(database.app, keyring) as opened:
+        yield opened
+    await keyring.close()
+
+
+@pytest.fixture
+def desk(log: PostgresEventLog) -> Desk:
+    return Desk(log, log.clock, TimeOrderedIds(), PublicHolidays(), credentials=credentials())
+
+
+@asynccontextmanager
+async def erasing(database: Database, master: MasterKeyFile, desk: Desk) -> AsyncIterator[Eraser]:
+    """Another process."""
+    keyring, mark = PostgresKeyring(database.app, master), Mark(database.app)
+    async with PostgresEventLog(database.app, keyring) as log:
+        yield Eraser(desk, log, keyring, mark)
+    await mark.close()
+    await keyring.close()
+
+
+async def registered(desk: Desk) -> UUID:
+    answer = await desk.handle(RegisterPatient(details=DETAILS), DESK, ORGANIZATION)
+    return UUID(answer.content["patient_id"])
+
+
+async def with_account(desk: Desk, patient_id: UUID, email: str) -> UUID:
+    command = CreateAccount(email=email, role=Role.PATIENT, password=PASSWORD, patient_id=patient_id)
+    return UUID((await desk.handle(command, OPERATOR, ORGANIZATION)).content["account_id"])
+
+
+async def erase(desk: Desk, patient_id: UUID) -> str:
+    command = ErasePerson(patient_id=patient_id, ground=ErasureGround.OBJECTION)
+    outcome: str = (await desk.handle(command, ADMIN, ORGANIZATION)).content["outcome"]
+    return outcome
+
+
+def without_key(database: Database) -> set[str]:
+    """Who had a key, or never may have one any more."""
+    with psycopg.connect(database.superuser) as connection:
+        return {row[0] for row in connection.execute("SELECT person FROM data_keys WHERE wrapped = ''").fetchall()}
+
+
+async def test_every_account_that_acted_as_the_person_ends_with_them(
+    desk: Desk, log: PostgresEventLog, database: Database, master: MasterKeyFile
+) -> None:
+    anna, bert = await registered(desk), await registered(desk)
+    earlier = await with_account(desk, anna, "anna@example.org")
+    own = Actor("anna", Role.PATIENT, patient_id=anna, account_id=earlier, authenticated_at=datetime.now(UTC))
+    await desk.handle(CloseOwnAccount(), own, ORGANIZATION)
+    present = await with_account(desk, anna, "anna@example.com")
+    berts = await with_account(desk, bert, "bert@example.org")
+
+    assert await erase(desk, anna) == "erased"
+    async with erasing(database, master, desk) as eraser:
+        await eraser.sweep()
+        await eraser.sweep()
+    assert without_key(database) == {str(anna), str(earlier), str(present)}
+    stream = account.stream(present)
+    told = [one.event for one in (await log.load(ORGANIZATION, {stream: 0}))[stream]]
+    closed = [event for event in told if isinstance(event, AccountClosed)]
+    assert [event.reason for event in closed] == [ClosingReason.PERSON_ERASED]
+
+    reader = PostgresKeyring(database.app, master)
+    async with PostgresEventLog(database.app, reader) as fresh:
+        streams = {account.stream(key): key for key in (earlier, present, berts)}
+        found = await fresh.load(ORGANIZATION, dict.fromkeys(streams, 0))
+        emails = {key: found[name][0].event.email for name, key in streams.items()}  # type: ignore[attr-defined]
+    await reader.close()
+    assert emails == {earlier: ERASED, present: ERASED, berts: "bert@example.org"}
+
+
+async def test_a_store_that_is_away_is_waited_for_and_nothing_is_skipped(
+    desk: Desk, database: Database, master: MasterKeyFile
+) -> None:
+    people = [await registered(desk) for _ in range(3)]
+    for one in people:
+        await erase(desk, one)
+    async with erasing(database, master, desk) as eraser:
+        forget, calls = eraser._keys.forget, 0
+
+        async def flaky(organization: str, person: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise LogUnavailable("away")
+            await forget(organization, person)
+
+        eraser._keys.forget = flaky  # type: ignore[method-assign]
+        with pytest.raises(LogUnavailable):
+            await eraser.sweep()
+        assert len(without_key(database)) == 1
+        await eraser.sweep()
+    assert without_key(database) == {str(one) for one in people}
+
+
+async def test_whom_something_was_disclosed_of_is_remembered_as_long_as_they_may_ask(desk: Desk) -> None:
+    anna = await registered(desk)
+    told = RecordDisclosure(
+        patient_id=anna,
+        purpose=Purpose.PUBLIC_HEALTH,
+        means=Means.POST,
+        recipient="Health Office",
+        what="a notifiable illness",
+        why="the law",
+        made_at=datetime.now(UTC),
+    )
+    await desk.handle(told, ADMIN, ORGANIZATION)
+    assert await erase(desk, anna) == "refused"
