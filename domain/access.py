@@ -240,13 +240,10 @@ PLAIN: Final = Standing()
 def require(actor: Actor, what: str) -> Reach:
     """How far the actor reaches with an action. Raises `NotAllowed` where their role may not ask for it at all, and
     `InsufficientScope` where their token may not."""
-    rule = POLICY[what]
-    reach = rule.reach.get(actor.role)
+    reach = POLICY[what].reach.get(actor.role)
     if reach is None:
         raise NotAllowed(f"the role {actor.role.value} may not do this", action=what)
-    if actor.scopes is not None and rule.scope is not None and not _covered(actor.scopes, actor.role, rule.scope):
-        needed = f"{_CONTEXTS.get(actor.role, ('user',))[0]}/{rule.scope}"
-        raise InsufficientScope("the token's scopes do not reach this", action=what, scope=needed)
+    _require_scope(actor, what, _CONTEXTS.get(actor.role, _USER))
     return reach
 
 
@@ -259,19 +256,21 @@ def may(actor: Actor, what: str) -> bool:
     return True
 
 
-# `patient/` is about one record, `user/` about what the person reaches, `system/` for a system by itself. Staff gain
-# nothing by `patient/`: whose record it was opened for is not bound to their token.
+# `patient/` is about one record, here a patient's own; `user/` about what the person reaches, `system/` for a system by
+# itself. Staff gain nothing by `patient/`: whose record it was opened for is not bound to their token.
+_USER: Final = ("user",)
 _CONTEXTS: Final[Mapping[Role, tuple[str, ...]]] = {Role.PATIENT: ("patient", "user"), Role.SYSTEM: ("system",)}
 
 
-def _covered(words: frozenset[str], role: Role, scope: str) -> bool:
+def _require_scope(actor: Actor, what: str, contexts: tuple[str, ...]) -> None:
+    scope = POLICY[what].scope
+    if actor.scopes is None or scope is None:
+        return
     resource, _, letter = scope.partition(".")
-    contexts = _CONTEXTS.get(role, ("user",))
-    return any(
-        found.context in contexts and found.resource in ("*", resource) and letter in found.letters
-        for word in words
-        if (found := scopes.parse(word)) is not None
-    )
+    found = filter(None, map(scopes.parse, actor.scopes))
+    if not any(one.context in contexts and one.resource in ("*", resource) and letter in one.letters for one in found):
+        needed = f"{contexts[0]}/{scope}"
+        raise InsufficientScope("the token's scopes do not reach this", action=what, scope=needed)
 
 
 def undecided(actor: Actor, what: str, whose: Whose) -> frozenset[Tie]:
@@ -308,6 +307,8 @@ def reached(actor: Actor, what: str, whose: Whose, ties: Ties, now: datetime) ->
             if _theirs(actor, whose):
                 return PLAIN
             if reach is Reach.OWN and _stands_in(actor, what, ties.proxies, now):
+                # An app that was let into somebody's own record was not let into those they look after.
+                _require_scope(actor, what, _USER)
                 return Standing(on_behalf_of=patient_id)
         case Reach.OWN_PATIENTS | Reach.GLASS:
             if patient_id is None:
@@ -354,15 +355,3 @@ def _stands_in(actor: Actor, what: str, proxies: Proxies | None, now: datetime) 
     scope = POLICY[what].scope or ""
     wanted = Allowance.READ if scope.endswith((".r", ".s")) else Allowance.BOOK
     return proxies is not None and proxy.stands_in(proxies, actor.account_id, actor.patient_id, wanted, now)
-
-
-def require_patient(actor: Actor, patient_id: UUID) -> None:
-    """A patient reaches only their own; another's reads as unknown, so that ids can't be guessed."""
-    if actor.role is Role.PATIENT and actor.patient_id != patient_id:
-        raise Unknown("unknown id", id=str(patient_id))
-
-
-def require_provider(actor: Actor, provider_id: UUID) -> None:
-    """A provider manages only their own hours and blocks."""
-    if actor.role is Role.PROVIDER and actor.provider_id != provider_id:
-        raise NotAllowed("providers manage their own hours only", action="change_provider")

@@ -205,6 +205,20 @@ def test_a_proxy_is_an_account_where_one_is_named() -> None:
             reached(other, "read_appointment", Whose(ANNA), ties, NOW)
 
 
+def test_an_app_that_was_let_into_ones_own_record_is_not_let_into_those_one_stands_in_for() -> None:
+    own, all_of_theirs = (
+        Actor("ben", Role.PATIENT, patient_id=BEN, scopes=frozenset({f"{context}/*.cruds"}))
+        for context in ("patient", "user")
+    )
+    assert reached(own, "read_appointment", Whose(BEN), Ties(), NOW) == PLAIN
+    with pytest.raises(InsufficientScope) as refused:
+        reached(own, "read_appointment", Whose(ANNA), Ties(proxies()), NOW)
+    assert refused.value.details["scope"] == "user/Appointment.r"
+    assert reached(all_of_theirs, "read_appointment", Whose(ANNA), Ties(proxies()), NOW).on_behalf_of == ANNA
+    with pytest.raises(Unknown):
+        reached(own, "read_appointment", Whose(ANNA), Ties(), NOW)
+
+
 def test_a_proxy_names_no_further_proxy() -> None:
     assert undecided(ben, "grant_proxy", Whose(ANNA)) == frozenset()
     with pytest.raises(Unknown):
@@ -221,6 +235,45 @@ def test_a_provider_reaches_visits_with_them_and_patients_of_their_own() -> None
             reached(doctor, "read_appointment", Whose(ANNA, COLLEAGUE), ties, NOW)
     with pytest.raises(Unknown):
         reached(Actor("nobody", Role.PROVIDER), "read_appointment", Whose(ANNA, COLLEAGUE), Ties(), NOW)
+
+
+persons = st.one_of(st.none(), st.sampled_from([ANNA, BEN]))
+doctors = st.one_of(st.none(), st.sampled_from([DOCTOR, COLLEAGUE]))
+accounts = st.one_of(st.none(), st.sampled_from([uid(5), uid(6)]))
+
+
+@given(
+    st.builds(Actor, st.just("somebody"), st.sampled_from(Role), persons, doctors, accounts),
+    st.sampled_from(sorted(POLICY)),
+    st.builds(Whose, persons, doctors, accounts),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_need_not_be_looked_up_changes_nothing(
+    actor: Actor, what: str, whose: Whose, stands_in: bool, broken: bool, in_care: bool
+) -> None:
+    """Only the ties that are said to be undecided are looked up; no other one may decide."""
+    state = glass.evolve(None, glass.break_(ANNA, GlassReason.EMERGENCY, "Unconscious.", NOW))
+    ties = Ties(proxies() if stands_in else None, state if broken else None, in_care)
+
+    def told(ties: Ties) -> Any:
+        try:
+            return reached(actor, what, whose, ties, NOW)
+        except (NotAllowed, Unknown) as refusal:
+            return refusal.code
+
+    try:
+        wanted = undecided(actor, what, whose)
+    except NotAllowed:
+        assert told(ties) == told(Ties()) == "not_allowed"
+        return
+    looked_up = Ties(
+        ties.proxies if Tie.PROXY in wanted else None,
+        ties.glass if Tie.GLASS in wanted else None,
+        ties.in_care and Tie.CARE in wanted,
+    )
+    assert told(looked_up) == told(ties)
 
 
 def test_a_broken_glass_reaches_for_half_an_hour() -> None:
