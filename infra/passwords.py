@@ -83,7 +83,7 @@ def _repeats(password: str) -> bool:
 
 _ROWS: Final = (
     "abcdefghijklmnopqrstuvwxyz",
-    "01234567890",
+    "0123456789" * 3,
     "qwertyuiop",
     "asdfghjkl",
     "zxcvbnm",
