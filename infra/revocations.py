@@ -57,14 +57,15 @@ class Revocations:
         self._log = log
         self._clock = clock
         self._life = life
-        self._position = 0
+        # How far the log is known.
+        self.position = 0
         self._seen_at = time.monotonic()
         # What ended, and when (seconds since the epoch), in the order of the log.
         self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._position = await self._log.position_at(self._clock.now() - self._life)
+        self.position = await self._log.position_at(self._clock.now() - self._life)
         await self._catch_up()
         self._task = asyncio.create_task(self._follow())
         return self
@@ -99,7 +100,7 @@ class Revocations:
     async def _follow(self) -> None:
         while True:
             try:
-                await self._log.wait(self._position, _LOOK_AGAIN)
+                await self._log.wait(self.position, _LOOK_AGAIN)
                 await self._catch_up()
             except LogUnavailable:
                 _log.warning("what has ended can't be followed: the log is out of reach")
@@ -109,10 +110,10 @@ class Revocations:
     async def _catch_up(self) -> None:
         while True:
             head = await self._log.head()
-            marks = await self._log.marks(self._position, head, ENDINGS, _BITE) if head > self._position else ()
+            marks = await self._log.marks(self.position, head, ENDINGS, _BITE) if head > self.position else ()
             for mark in marks:
                 self._note(mark)
-            self._position = marks[-1].position if len(marks) == _BITE else max(head, self._position)
+            self.position = marks[-1].position if len(marks) == _BITE else max(head, self.position)
             if len(marks) < _BITE:
                 break
         self._seen_at = time.monotonic()

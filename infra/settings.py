@@ -42,7 +42,8 @@ class Settings:
 
     `site` is the origin under which people's browsers reach the APIs (`https://book.example.org`): links in letters
     lead there, passkeys are bound to it, and it is the issuer of tokens (OpenID Connect Discovery 1.0). Letters go out
-    by `smtp_url`, from `mail_from`; unsaid, they are files in the data folder. `privacy_officer` is the address that hears of every broken glass.
+    by `smtp_url`, from `mail_from`; unsaid, they are files in the data folder. `privacy_officer` is the address that
+    hears of every broken glass.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`

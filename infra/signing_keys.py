@@ -37,18 +37,18 @@ class TokenKeys(Mapping[str, Ed25519PublicKey]):
         self._keys: dict[str, SigningKey] = {}
         self._names: Sequence[str] = ()
         self._looked = clock()
-        self._look()
+        self.look()
 
     def newest(self) -> SigningKey:
         """The key that signs."""
         if self._clock() - self._looked >= _PAUSE:
-            self._look()
+            self.look()
         return self._keys[self._names[-1]]
 
     def __getitem__(self, key_id: str) -> Ed25519PublicKey:
         found = self._public.get(key_id)
         if found is None and self._clock() - self._looked >= _PAUSE:
-            self._look()
+            self.look()
             found = self._public.get(key_id)
         if found is None:
             raise KeyError(key_id)
@@ -56,13 +56,14 @@ class TokenKeys(Mapping[str, Ed25519PublicKey]):
 
     def __iter__(self) -> Iterator[str]:
         if self._clock() - self._looked >= _PAUSE:
-            self._look()
+            self.look()
         return iter(self._public)
 
     def __len__(self) -> int:
         return len(self._public)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Read the folder again."""
         self._looked = self._clock()
         self._names = names_in(self._folder) or (FIRST,)
         self._keys = {name: self._keys.get(name) or SigningKey(self._read(name)) for name in self._names}

@@ -8,13 +8,14 @@ import html
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 import httpx
 import uvicorn
@@ -23,7 +24,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 import write_api.app
 import write_api.oauth.app
-from commands.clients import RegisterClient
+from commands.clients import RegisterClient, RemoveClient
 from commands.loop import Desk
 from domain.client import Audience, Details
 from infra.event_log.log import PostgresEventLog
@@ -156,6 +157,28 @@ class House:
         )
         answer = await self.desk.handle(RegisterClient(details=said, secret=hash_of(secret)), OPERATOR, ORGANIZATION)
         return App(answer.content["client_id"], secret if said.kind == "confidential" else None)
+
+    async def remove(self, app: App) -> None:
+        await self.desk.handle(RemoveClient(client_id=UUID(app.id)), OPERATOR, ORGANIZATION)
+
+    async def known(self) -> None:
+        """Everything that has ended so far is known to the APIs."""
+        head = await self.log.head()
+        while self.revocations.position < head:  # noqa: ASYNC110 - a fact of the reader, which tells nobody
+            await asyncio.sleep(0.01)
+
+    def bearers(self, *audience: str) -> Bearers:
+        """As an API checks tokens, by the house's clock."""
+        return Bearers(
+            self.keys,
+            audience or (WRITE, READ),
+            issuer=("daybook", self.url),
+            clock=lambda: self.clock.now().timestamp(),
+            ended=self.revocations.ended,
+        )
+
+    async def at_once(self, *asked: Coroutine[Any, Any, httpx.Response]) -> list[httpx.Response]:
+        return list(await asyncio.gather(*asked))
 
     def browser(self) -> Browser:
         return Browser(self.url)

@@ -1,0 +1,280 @@
+"""Tokens after the first: refreshed, given back, looked at, and refused once what they rest on has ended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jwt
+import pytest
+
+from commands.accounts import AskReset, ChangeRole, CloseAccount, FollowLink, LockAccount
+from commands.clients import RotateClientSecret
+from commands.sessions import EndSessions
+from domain.access import Actor, Role
+from domain.account import LinkPurpose
+from domain.session import OFFLINE, PRESENT
+from infra.http.tokens import TokenExpired, TokenInvalid, TokenRevoked
+from infra.signing_keys import retire, rotate
+from tests.clinic import ORGANIZATION
+from tests.people import OPERATOR, OTHER_PASSWORD
+from tests.signing_in import App, House
+from write_api.oauth.authority import ACCESS_LIFETIME
+
+SYSTEM: dict[str, Any] = {
+    "grants": ["client_credentials"],
+    "redirect_uris": [],
+    "post_logout_redirect_uris": [],
+    "scopes": ["system/Appointment.rs", "system/Slot.s"],
+}
+
+
+def error_of(answer: httpx.Response) -> str:
+    told: str = answer.json()["error"]
+    return told
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+async def test_a_refresh_token_is_good_once(house: House, app: App) -> None:
+    first = await house.tokens(app)
+    second = (await house.refresh(app, first["refresh_token"])).json()
+    third = (await house.refresh(app, second["refresh_token"])).json()
+    assert claims_of(third["access_token"])["sid"] == claims_of(first["access_token"])["sid"]
+    assert claims_of(third["id_token"])["sub"] == claims_of(first["id_token"])["sub"]
+    assert third["scope"] == first["scope"]
+    assert len({told["refresh_token"] for told in (first, second, third)}) == 3
+
+
+async def test_a_replayed_refresh_token_ends_the_session_for_both_who_have_it(house: House, app: App) -> None:
+    """RFC 9700 §4.14.2."""
+    first = await house.tokens(app)
+    second = (await house.refresh(app, first["refresh_token"])).json()
+    assert house.bearers().check(f"Bearer {second['access_token']}")
+    assert error_of(await house.refresh(app, first["refresh_token"])) == "invalid_grant"
+    assert error_of(await house.refresh(app, second["refresh_token"])) == "invalid_grant"
+    await house.known()
+    with pytest.raises(TokenRevoked):
+        house.bearers().check(f"Bearer {second['access_token']}")
+
+
+async def test_of_many_refreshes_at_once_at_most_one_holds(house: House, app: App) -> None:
+    first = await house.tokens(app)
+    answers = await house.at_once(*(house.refresh(app, first["refresh_token"]) for _ in range(8)))
+    assert [answer.status_code for answer in answers].count(200) <= 1
+    for answer in answers:
+        token = answer.json().get("refresh_token", first["refresh_token"])
+        assert error_of(await house.refresh(app, token)) == "invalid_grant"
+
+
+async def test_a_refresh_token_is_its_apps_alone(house: House, app: App) -> None:
+    told = await house.tokens(app)
+    other = await house.app()
+    assert error_of(await house.refresh(other, told["refresh_token"])) == "invalid_grant"
+    assert error_of(await house.refresh(App(app.id, "guess"), told["refresh_token"])) == "invalid_client"
+    assert (await house.refresh(app, told["refresh_token"])).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", "A" * 200, "A" * 9000, None])
+async def test_what_is_no_refresh_token_is_refused(house: House, app: App, token: str | None) -> None:
+    answer = await house.refresh(app, token)  # type: ignore[arg-type]
+    assert error_of(answer) in {"invalid_grant", "invalid_request"}
+    code = await house.code(app)
+    assert error_of(await house.refresh(app, code)) == "invalid_grant"
+
+
+async def test_a_refresh_narrows_and_never_widens(house: House, app: App) -> None:
+    first = await house.tokens(app, scope="openid offline_access patient/Appointment.rs")
+    assert error_of(await house.refresh(app, first["refresh_token"], scope="openid fhirUser")) == "invalid_scope"
+    told = (await house.refresh(app, first["refresh_token"], scope="openid")).json()
+    assert told["scope"] == "openid"
+    assert claims_of(told["access_token"])["scope"] == "openid"
+    assert (await house.refresh(app, told["refresh_token"])).json()["scope"] == first["scope"]
+
+
+async def test_a_session_ends_without_use_and_in_any_case_in_the_end(house: House, ada: Actor) -> None:
+    app = await house.app(scopes=["openid", "online_access", "offline_access"])
+    present = await house.tokens(app, scope="openid online_access")
+    house.people.later(PRESENT.idle - timedelta(minutes=1))
+    present = (await house.refresh(app, present["refresh_token"])).json()
+    house.people.later(PRESENT.idle + timedelta(minutes=1))
+    assert error_of(await house.refresh(app, present["refresh_token"])) == "invalid_grant"
+    offline = await house.tokens(app, scope="openid offline_access")
+    for _ in range(OFFLINE.whole // (OFFLINE.idle - timedelta(hours=1))):
+        house.people.later(OFFLINE.idle - timedelta(hours=1))
+        offline = (await house.refresh(app, offline["refresh_token"])).json()
+    house.people.later(OFFLINE.idle - timedelta(hours=1))
+    assert error_of(await house.refresh(app, offline["refresh_token"])) == "invalid_grant"
+
+
+async def test_an_access_token_expires(house: House, app: App) -> None:
+    told = await house.tokens(app)
+    assert told["expires_in"] == ACCESS_LIFETIME.total_seconds()
+    house.people.later(ACCESS_LIFETIME + timedelta(seconds=31))
+    with pytest.raises(TokenExpired):
+        house.bearers().check(f"Bearer {told['access_token']}")
+
+
+async def test_an_id_token_opens_no_api(house: House, app: App) -> None:
+    told = await house.tokens(app)
+    with pytest.raises(TokenInvalid):
+        house.bearers().check(f"Bearer {told['id_token']}")
+
+
+@pytest.mark.parametrize("which", ["refresh_token", "access_token"])
+async def test_a_token_given_back_ends_its_session_at_every_api(house: House, app: App, which: str) -> None:
+    """RFC 7009."""
+    told = await house.tokens(app)
+    answer = await house.ask(app, "/oauth/revoke", token=told[which])
+    assert answer.status_code == 200
+    assert error_of(await house.refresh(app, told["refresh_token"])) == "invalid_grant"
+    await house.known()
+    with pytest.raises(TokenRevoked):
+        house.bearers().check(f"Bearer {told['access_token']}")
+    async with httpx.AsyncClient(base_url=house.url) as http:
+        answer = await http.post(
+            "/write/appointments", json={}, headers={"Authorization": f"Bearer {told['access_token']}"}
+        )
+    assert (answer.status_code, answer.json()["code"]) == (401, "token_revoked")
+
+
+async def test_nobody_gives_back_anothers_token(house: House, app: App) -> None:
+    told = await house.tokens(app)
+    other = await house.app()
+    assert error_of(await house.ask(other, "/oauth/revoke", token=told["refresh_token"])) == "invalid_grant"
+    # What is no token is gone already (RFC 7009 §2.2).
+    for token in ("x", "é", told["id_token"]):
+        assert (await house.ask(app, "/oauth/revoke", token=token)).status_code == 200
+    assert (await house.refresh(app, told["refresh_token"])).status_code == 200
+
+
+async def test_what_a_token_is_good_for_is_told_to_whom_it_concerns(house: House, app: App, ada: Actor) -> None:
+    """RFC 7662."""
+    told = await house.tokens(app)
+
+    async def asked(who: App, token: str) -> dict[str, Any]:
+        answer = await house.ask(who, "/oauth/introspect", token=token)
+        assert answer.status_code == 200
+        content: dict[str, Any] = answer.json()
+        return content
+
+    said = await asked(app, told["access_token"])
+    assert said["active"] is True
+    assert (said["sub"], said["client_id"], said["scope"]) == (
+        str(ada.account_id),
+        app.id,
+        " ".join(sorted(told["scope"].split())),
+    )
+    assert (await asked(app, told["refresh_token"]))["active"] is True
+    assert await asked(await house.app(), told["access_token"]) == {"active": False}
+    api = await house.app(**SYSTEM, introspects=True)
+    assert (await asked(api, told["access_token"]))["active"] is True
+    public = await house.app(kind="public")
+    assert error_of(await house.ask(public, "/oauth/introspect", token=told["access_token"])) == "invalid_client"
+    for nothing in ("x", "é", told["id_token"], told["access_token"][:-4] + "AAAA"):
+        assert await asked(app, nothing) == {"active": False}
+    following = (await house.refresh(app, told["refresh_token"])).json()
+    assert await asked(app, told["refresh_token"]) == {"active": False}
+    await house.ask(app, "/oauth/revoke", token=following["refresh_token"])
+    await house.known()
+    assert await asked(app, told["access_token"]) == {"active": False}
+
+
+async def test_a_system_gets_tokens_by_its_secret_alone(house: House) -> None:
+    system = await house.app(**SYSTEM)
+    answer = await house.ask(system, "/oauth/token", grant_type="client_credentials", scope="system/*.cruds openid")
+    told = answer.json()
+    assert answer.status_code == 200
+    assert told["scope"] == "system/Appointment.rs system/Slot.s"
+    assert "refresh_token" not in told
+    assert "id_token" not in told
+    actor = house.bearers().check(f"Bearer {told['access_token']}").actor
+    assert (actor.role, actor.id, actor.client_id, actor.account_id) == (Role.SYSTEM, system.id, system.id, None)
+    assert actor.scopes == {"system/Appointment.rs", "system/Slot.s"}
+    answer = await house.ask(system, "/oauth/token", grant_type="client_credentials", scope="user/Appointment.rs")
+    assert error_of(answer) == "invalid_scope"
+    answer = await house.ask(App(system.id, "guess"), "/oauth/token", grant_type="client_credentials")
+    assert error_of(answer) == "invalid_client"
+
+
+async def test_another_secret_ends_what_the_former_one_got(house: House) -> None:
+    system = await house.app(**SYSTEM)
+    told = (await house.ask(system, "/oauth/token", grant_type="client_credentials")).json()
+    await house.desk.handle(RotateClientSecret(client_id=UUID(system.id), secret="0" * 64), OPERATOR, ORGANIZATION)
+    assert error_of(await house.ask(system, "/oauth/token", grant_type="client_credentials")) == "invalid_client"
+    await house.known()
+    with pytest.raises(TokenRevoked):
+        house.bearers().check(f"Bearer {told['access_token']}")
+
+
+@pytest.mark.parametrize("what", ["lock", "close", "role", "password", "sign_out_everywhere", "remove_app"])
+async def test_what_happens_to_an_account_ends_its_tokens(house: House, app: App, ada: Actor, what: str) -> None:
+    told = await house.tokens(app)
+    assert house.bearers().check(f"Bearer {told['access_token']}")
+    assert ada.account_id is not None
+    match what:
+        case "lock":
+            await house.people.asked(LockAccount(account_id=ada.account_id), OPERATOR)
+        case "close":
+            await house.people.asked(CloseAccount(account_id=ada.account_id), OPERATOR)
+        case "role":
+            await house.people.asked(ChangeRole(account_id=ada.account_id, role=Role.FRONT_DESK), OPERATOR)
+        case "password":
+            letter = (await house.people.asked(AskReset(email="ada@example.org")))["letter"]
+            link = FollowLink(purpose=LinkPurpose.RESET, token=letter["token"], password=OTHER_PASSWORD)
+            await house.people.asked(link)
+        case "sign_out_everywhere":
+            await house.people.asked(EndSessions(account_id=ada.account_id), ada)
+        case "remove_app":
+            await house.remove(app)
+    assert error_of(await house.refresh(app, told["refresh_token"])) in {"invalid_grant", "invalid_client"}
+    await house.known()
+    with pytest.raises(TokenRevoked):
+        house.bearers().check(f"Bearer {told['access_token']}")
+
+
+async def test_keys_rotate_under_a_running_server(house: House, app: App) -> None:
+    before = await house.tokens(app)
+    rotate(house.folder)
+    house.keys.look()
+    after = (await house.refresh(app, before["refresh_token"])).json()
+    assert (
+        jwt.get_unverified_header(after["access_token"])["kid"]
+        != jwt.get_unverified_header(before["access_token"])["kid"]
+    )
+    async with httpx.AsyncClient(base_url=house.url) as http:
+        told = (await http.get("/oauth/jwks")).json()["keys"]
+    assert {jwt.get_unverified_header(each["id_token"])["kid"] for each in (before, after)} == {
+        key["kid"] for key in told
+    }
+    assert not any("d" in key for key in told)
+    for each in (before, after):
+        assert house.bearers().check(f"Bearer {each['access_token']}")
+    retire(house.folder)
+    house.keys.look()
+    with pytest.raises(TokenInvalid):
+        house.bearers().check(f"Bearer {before['access_token']}")
+    assert house.bearers().check(f"Bearer {after['access_token']}")
+
+
+async def test_who_it_is_is_told_to_who_may_know(house: House, app: App, ada: Actor) -> None:
+    mail = await house.app(scopes=["openid", "email", "fhirUser"])
+    told = await house.tokens(mail, scope="openid email fhirUser")
+    async with httpx.AsyncClient(base_url=house.url) as http:
+        answer = await http.get("/oauth/userinfo", headers={"Authorization": f"Bearer {told['access_token']}"})
+        assert answer.json() == {
+            "sub": str(ada.account_id),
+            "fhirUser": f"{house.url}/read/fhir/Patient/{ada.patient_id}",
+            "email": "ada@example.org",
+            "email_verified": True,
+        }
+        bare = await house.tokens(app, scope="patient/Appointment.rs")
+        answer = await http.get("/oauth/userinfo", headers={"Authorization": f"Bearer {bare['access_token']}"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+        for header in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {told['id_token']}"}):
+            assert (await http.get("/oauth/userinfo", headers=header)).status_code == 401
