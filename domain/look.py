@@ -40,7 +40,9 @@ class Screen(StrEnum):
 
 # Screens that show many patients at once, and are asked for again and again while they stand open: what they show of
 # a patient is written once a minute for each asker and purpose. A look at one record is always written.
-LISTS: Final = frozenset({Screen.PROVIDER_DAY, Screen.PROVIDER_WEEK, Screen.FREE_TIMES, Screen.PATIENT_SEARCH})
+LISTS: Final = frozenset(
+    {Screen.PROVIDER_DAY, Screen.PROVIDER_WEEK, Screen.FREE_TIMES, Screen.PATIENT_SEARCH, Screen.SUSPICIOUS}
+)
 
 
 class RecordSeen(Event):

@@ -25,6 +25,7 @@ from commands.loop import Desk
 from domain import account
 from domain.client import Audience
 from domain.ports import Clock, EventLog
+from infra.audit.inquiries import LogInquiries
 from infra.control import Control, Progress, Result
 from infra.desk import checkpointer_on, desk_for, log_on
 from infra.embedded.servers import EmbeddedServers
@@ -230,6 +231,7 @@ class _Front:
         self._metrics = health.HttpMetrics(registry, "write")
         self._positions, self._cursors = keys.positions(), keys.cursors()
         self._secret = keys.secret("http")
+        self._postgres = place.postgres
         self._keys = keys.token_keys()
         limit = RateLimit(Policy(settings.rate_limit, settings.rate_window), buckets) if settings.rate_limit else None
         self._bearers = partial(
@@ -291,6 +293,7 @@ class _Front:
             self._cursors,
             people_model=models.people,
             trail=Trail(log, log.clock, TimeOrderedIds(), self._origins(log, log.clock), self._secret),
+            inquiries=LogInquiries(self._postgres, log),
             directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,

@@ -48,6 +48,11 @@ class Disclosed:
     by_look: bool = False
 
 
+def years_before(instant: datetime) -> datetime:
+    """Where an accounting begins that is asked for at this instant."""
+    return instant - disclosure.REACHES_BACK
+
+
 async def newest(
     log: EventLog, organization: str, patient_id: UUID, *, before: UUID | None, limit: int
 ) -> tuple[Sequence[Seen], UUID | None]:

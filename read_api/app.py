@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
+from domain.inquiry import Inquiries
 from domain.ports import Clock, EventLog
 from infra.http.cursors import Cursors
 from infra.http.edge import Traces
@@ -34,6 +35,7 @@ from read_api import (
     proxies,
     resources,
     slots,
+    suspicious,
     words,
 )
 from read_api.asking import Library
@@ -65,6 +67,7 @@ def build(
     *,
     people_model: People,
     trail: Trail | None,
+    inquiries: Inquiries,
     directory_model: Directory | None = None,
     patience: float = 2.0,
     metrics: HttpMetrics | None = None,
@@ -75,8 +78,8 @@ def build(
     """The read API as an application; every address starts with `/read`.
 
     The models are filled by somebody else. `log` answers `as_of`. `trail` records who is shown what of whom; only who
-    measures what that costs, or asks for the description alone, does without. `positions` must be those of the write
-    API. `patience` is how many seconds a `Read-After` waits at most.
+    measures what that costs, or asks for the description alone, does without. `inquiries` search the log. `positions`
+    must be those of the write API. `patience` is how many seconds a `Read-After` waits at most.
     """
     app = service(
         "read",
@@ -97,6 +100,7 @@ def build(
             proxies.router,
             glass.router,
             looks.router,
+            suspicious.router,
             resources.router,
             facts.router,
         ),
@@ -107,7 +111,18 @@ def build(
         traces=traces,
     )
     app.state.library = Library(
-        diary, free_time, facts_model, log, clock, positions, cursors, people_model, patience, directory_model, trail
+        diary,
+        free_time,
+        facts_model,
+        log,
+        clock,
+        positions,
+        cursors,
+        people_model,
+        inquiries,
+        patience,
+        directory_model,
+        trail,
     )
     app.state.metrics = metrics
     for kind in (RedisError, ClickHouseError, IndexAway):

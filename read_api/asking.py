@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from domain import access, patient
 from domain.access import PLAIN, Actor, Reach, Standing, Whose
 from domain.availability import Page
+from domain.inquiry import Inquiries
 from domain.look import Screen
 from domain.ports import Clock, EventLog
 from domain.provider import Provider
@@ -67,6 +68,7 @@ class Library:
     positions: Positions
     cursors: Cursors
     people: People
+    inquiries: Inquiries
     patience: float = 2.0
     directory: Directory | None = None
     trail: Trail | None = None

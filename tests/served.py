@@ -20,6 +20,7 @@ import read_api.app
 import write_api.app
 from commands.loop import Desk
 from domain.access import Actor, Role
+from infra.audit.inquiries import LogInquiries
 from infra.blinds import KeyedBlinds
 from infra.embedded.clickhouse import ClickHouse
 from infra.event_log.log import PostgresEventLog
@@ -184,6 +185,7 @@ async def served(
                 cursors,
                 people_model=people,
                 trail=Trail(log, log.clock, TimeOrderedIds(), origins, SECRET),
+                inquiries=LogInquiries(dsn, log),
                 directory_model=directory,
                 patience=patience,
             )

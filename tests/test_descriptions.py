@@ -156,7 +156,9 @@ bounded = settings(
 # The descriptions need nothing of what the APIs are given.
 NOTHING: Any = None
 writes = schemathesis.openapi.from_dict(write_api.app.build(NOTHING, NOTHING, NOTHING).openapi())
-reads = schemathesis.openapi.from_dict(read_api.app.build(*[NOTHING] * 8, people_model=NOTHING, trail=NOTHING).openapi())
+reads = schemathesis.openapi.from_dict(
+    read_api.app.build(*[NOTHING] * 8, people_model=NOTHING, trail=NOTHING, inquiries=NOTHING).openapi()
+)
 
 
 @writes.parametrize()

@@ -25,6 +25,7 @@ from domain.look import Screen
 from domain.origin import OriginSeen, stream
 from domain.ports import Recorded
 from infra.audit import unsealing
+from infra.audit.cells import harmless
 from infra.audit.fhir import action, audit_event
 from infra.audit.inquiries import LogInquiries
 from infra.audit.telling import told
@@ -202,17 +203,12 @@ def _line(recorded: Recorded, name: str, origin: OriginSeen | None) -> dict[str,
         "patient_id": getattr(recorded.event, "patient_id", None),
     }
     if origin is not None:
-        line |= {"address": _opened(origin.address), "agent": _harmless(_opened(origin.agent) or "")}
+        line |= {"address": _opened(origin.address), "agent": harmless(_opened(origin.agent) or "")}
     return line
 
 
 def _opened(words: Any) -> str | None:
     return None if words is None or words is ERASED else str(words)
-
-
-def _harmless(words: str) -> str:
-    """The one cell that a stranger wrote, so that no spreadsheet takes it for a formula (OWASP, CSV injection)."""
-    return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t", "\r") else words
 
 
 def _proof(row: tuple[Any, ...], paths: Paths) -> str:

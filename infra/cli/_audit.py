@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -400,4 +401,134 @@ def export_command(
         click.echo(f"Their proofs are in {out.name}.proofs.jsonl, against the checkpoint of {told['signed_at']}.")
 
 
-COMMANDS = (show_command, replay_command, export_command)
+@click.command("suspicious")
+@data_option
+@json_option
+@click.option("--org", help="The organization. [default: DAYBOOK_ORGANIZATION]")
+@click.option("--from", "first", type=Instant(), help="An instant or a day (UTC). [default: a week before the end]")
+@click.option("--to", "last", type=Instant(end=True), help="An instant, or a day, which is included. [default: now]")
+@click.option("--time-zone", default="UTC", show_default=True, help="An IANA zone, in which night is night.")
+def suspicious_command(
+    data: Path | None,
+    as_json: bool,
+    org: str | None,
+    first: datetime | None,
+    last: datetime | None,
+    time_zone: str,
+) -> None:
+    """Find suspicious patterns: mass look-ups, records opened without a reason, nights, knocking at accounts.
+
+    Each finding says what was counted, what is usual for that person and where to look in the log. It is a reason to
+    ask somebody, and no more.
+    """
+    from domain.refusals import Invalid  # noqa: PLC0415 - help must not wait for them
+    from domain.time import zone  # noqa: PLC0415
+    from infra.audit.inquiries import LogInquiries  # noqa: PLC0415
+    from infra.installation import opened  # noqa: PLC0415
+    from projections.suspicions import suspicious  # noqa: PLC0415
+
+    settings = Settings.load(data=data)
+    try:
+        place_of_night = zone(time_zone)
+    except Invalid as refusal:
+        raise click.BadParameter(refusal.message, param_hint="--time-zone") from refusal
+    until = last or datetime.now(UTC)
+    since = first or until - timedelta(days=7)
+    if since > until:
+        raise click.UsageError("--to is after --from.")
+
+    async def found(place: Installation) -> list[Any]:
+        async with _log(place) as log:
+            inquiries = LogInquiries(place.postgres, log)
+            return await suspicious(inquiries, org or settings.organization, since, until, place_of_night)
+
+    with opened(settings, redis=False) as place:
+        findings = asyncio.run(found(place))
+    if as_json:
+        click.echo(_pretty({"first": since, "last": until, "findings": findings}, indent=None))
+        return
+    for one in findings:
+        at = one.first.isoformat(timespec="minutes").replace("+00:00", "Z")
+        what = one.pattern.value.replace("_", " ")
+        of_whom = f"; patient {one.patients[0]}" if len(one.patients) == 1 else ""
+        click.echo(f"{at}  {what:<14} {one.who}: {one.because}{of_whom}; from position {one.positions[0]}")
+    click.echo(f"{len(findings)} findings from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC.")
+
+
+@click.command("disclosures")
+@data_option
+@json_option
+@click.argument("patient", type=click.UUID)
+@click.option("--org", help="The organization. [default: DAYBOOK_ORGANIZATION]")
+@click.option("--from", "first", type=Instant(), help="An instant or a day (UTC). [default: six years before the end]")
+@click.option("--to", "last", type=Instant(end=True), help="An instant, or a day, which is included. [default: now]")
+@click.option("--accountable", is_flag=True, help="Only what 45 CFR 164.528 wants told.")
+@unsealing
+def disclosures_command(
+    data: Path | None,
+    as_json: bool,
+    patient: UUID,
+    org: str | None,
+    first: datetime | None,
+    last: datetime | None,
+    accountable: bool,
+    unseal: bool,
+    opener: str | None,
+    because: str | None,
+) -> None:
+    """Account for the disclosures of a PATIENT's data over six years (45 CFR 164.528): CSV, or with --json one object.
+
+    Every look and every disclosure written down, with what the rule exempts marked. Sealed words (recipients and
+    reasons of what went out by post, fax or telephone) need --unseal, and that is recorded as a look.
+    """
+    from domain.disclosure import Kind, stream  # noqa: PLC0415 - help must not wait for them
+    from domain.look import Screen  # noqa: PLC0415
+    from infra.audit import unsealing as seals  # noqa: PLC0415
+    from infra.ids import TimeOrderedIds  # noqa: PLC0415
+    from infra.installation import opened  # noqa: PLC0415
+    from projections.looks import Disclosed, accounting, years_before  # noqa: PLC0415
+
+    who = _opener(unseal, opener, because)
+    settings = Settings.load(data=data)
+    organization = org or settings.organization
+    until = last or datetime.now(UTC)
+    since = first or years_before(until)
+
+    async def told(place: Installation) -> Sequence[Disclosed]:
+        async with _log(place) as log:
+            lines = await accounting(log, organization, patient, since, until)
+            if who is not None:
+                name = stream(patient)
+                written = (await log.load(organization, {name: 0}))[name]
+                await seals.record(log, log.clock, TimeOrderedIds(), who, Screen.DISCLOSURES, written)
+            return lines
+
+    with opened(settings, redis=False) as place:
+        lines = asyncio.run(told(place))
+    rows = [
+        {
+            "at": line.at.isoformat(),
+            "kind": line.kind.value,
+            "recipient": line.recipient if unseal or line.by_look else "(sealed)",
+            "recipient_address": line.address if unseal or line.by_look else "(sealed)",
+            "client_id": line.client_id,
+            "what": line.what if unseal or line.by_look else "(sealed)",
+            "why": line.why if unseal or line.by_look else "(sealed)",
+            "resource_id": str(line.resource_id) if line.resource_id else None,
+        }
+        for line in lines
+        if line.kind is Kind.ACCOUNTABLE or not accountable
+    ]
+    if as_json:
+        period = {"patient_id": str(patient), "first": since.isoformat(), "last": until.isoformat()}
+        click.echo(json.dumps({**period, "disclosures": rows}, ensure_ascii=False))
+        return
+    from infra.audit.cells import harmless  # noqa: PLC0415
+
+    columns = ("at", "kind", "recipient", "recipient_address", "client_id", "what", "why", "resource_id")
+    table = csv.DictWriter(click.get_text_stream("stdout"), columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows({name: harmless(value or "") for name, value in row.items()} for row in rows)
+
+
+COMMANDS = (show_command, replay_command, export_command, suspicious_command, disclosures_command)

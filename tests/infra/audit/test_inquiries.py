@@ -26,8 +26,8 @@ from infra.ids import TimeOrderedIds
 from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, in_days, patient_actor
 from tests.conftest import Database
 from tests.domain.clinic import uid
-from tests.served import Served, visit
-from tests.write_api.test_appointments import ANOTHER, booked
+from tests.served import Served, someone, visit
+from tests.write_api.test_appointments import ANOTHER, booked, is_problem
 
 
 async def found(book: Served, database: Database, **asked: Any) -> list[Recorded]:
@@ -146,3 +146,33 @@ def test_a_look_behind_a_broken_glass_says_so(role: Role) -> None:
     nothing: Any = None
     recorded = Recorded(1, "a", "look/1/1", 1, uid(1), look, nothing, nothing, "x", uid(1), uid(1))
     assert told(recorded).endswith("behind a broken glass.")
+
+
+async def test_the_report_tells_the_officer_what_to_ask_about(book: Served, clinic: Clinic) -> None:
+    await booked(book, clinic)
+    neighbour = clinic.patients[2]
+    for patient_id in (clinic.patient, neighbour):
+        await book.get(f"/patients/{patient_id}/appointments", DESK)
+    # The front desk booked for the first; of the second the book knows no reason.
+    answer = await book.get("/suspicious", someone(Role.AUDITOR), params={"time_zone": "Europe/Berlin"})
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()["findings"]
+    assert (found["pattern"], found["who"], found["patients"]) == ("stranger", DESK.id, [str(neighbour)])
+    names = await book.log.streams(ORGANIZATION, *streams_of(neighbour))
+    (look,) = (await book.log.load(ORGANIZATION, {names[-1]: 0}))[names[-1]]
+    assert (look.event.screen, look.actor) == (Screen.SUSPICIOUS, "auditor-7")  # type: ignore[attr-defined]
+    nothing = await book.get("/suspicious", ADMIN, organization=ANOTHER)
+    assert nothing.json()["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-03-01T00:00:00Z"}, "invalid"),
+        ({"from": "2026-03-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "invalid"),
+        ({"time_zone": "Elm/Street"}, "unknown_zone"),
+        ({"from": "yesterday"}, "invalid"),
+    ],
+)
+async def test_a_period_that_can_not_be_reported_on_is_refused(book: Served, asked: dict[str, str], code: str) -> None:
+    is_problem(await book.get("/suspicious", ADMIN, params=asked), 422, code)

@@ -14,7 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from commands.appointments import BookAppointment, CancelAppointment
+from commands.disclosures import RecordDisclosure
 from commands.patients import RegisterPatient
+from domain.disclosure import Means
+from domain.purpose import Purpose
 from infra.cli.log import command
 from infra.desk import desk_for, log_on
 from infra.embedded.servers import Servers
@@ -60,7 +63,17 @@ async def _filled(place: Installation, data: Path) -> Kept:
         )
         booked = await desk.handle(visit, DESK, "main", purpose="TREATMENT")
         appointment = UUID(booked.content["appointment_id"])
-        head = await desk.handle(CancelAppointment(appointment_id=appointment), DESK, "main")
+        await desk.handle(CancelAppointment(appointment_id=appointment), DESK, "main")
+        by_fax = RecordDisclosure(
+            patient_id=patient,
+            made_at=log.clock.now(),
+            purpose=Purpose.PUBLIC_HEALTH,
+            means=Means.FAX,
+            recipient="=Health Office",
+            what="a test",
+            why="a duty",
+        )
+        head = await desk.handle(by_fax, DESK, "main")
         return Kept(data, patient, clinic.provider, appointment, booked.position, head.position)
 
 
@@ -116,6 +129,31 @@ def test_the_book_is_shown_as_it_was(kept: Kept) -> None:
     assert "MRN 0042" not in json.dumps(stream)
     provider = replayed("--until", str(kept.head), "--stream", f"provider/{kept.provider}")
     assert provider["state"]["name"] == "Dr. Ada Example"  # type: ignore[index]
+
+
+def test_what_is_suspicious_is_told_with_where_to_look(kept: Kept) -> None:
+    told = json.loads(say(kept, "suspicious", "--json", "--time-zone", "Europe/Berlin"))
+    # The desk booked for the patient; nobody else was looked at, and the officer's look at the log is an event, too.
+    assert [one["pattern"] for one in told["findings"]] in ([], ["stranger"])
+    assert "findings from" in say(kept, "suspicious", "--from", "2026-01-01", "--to", "2026-01-02")
+    assert "IANA" in say(kept, "suspicious", "--time-zone", "Elm/Street", exit_code=2)
+
+
+def test_disclosures_are_accounted_for_and_their_words_stay_sealed_without_a_reason(kept: Kept) -> None:
+    def told(*more: str) -> list[dict[str, object]]:
+        lines: list[dict[str, object]] = json.loads(say(kept, "disclosures", str(kept.patient), "--json", *more))[
+            "disclosures"
+        ]
+        return lines
+
+    (written,) = told("--accountable")
+    assert (written["kind"], written["recipient"], written["why"]) == ("accountable", "(sealed)", "(sealed)")
+    opened = told("--accountable", "--unseal", "--as", "officer-1", "--because", "OPERATIONS")
+    assert [line["recipient"] for line in opened] == ["=Health Office"]
+    assert told()[-1]["what"] == "the accounting of disclosures"
+    table = say(kept, "disclosures", str(kept.patient), "--unseal", "--as", "officer-1", "--because", "OPERATIONS")
+    assert table.startswith("at,kind,recipient,")
+    assert ",'=Health Office," in table
 
 
 @pytest.mark.parametrize(
