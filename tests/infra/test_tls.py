@@ -139,3 +139,15 @@ def test_files_that_are_no_certificate_with_its_key_stop_the_start(tmp_path: Pat
     for given in ((cert, other_key), (nothing, key), (empty, key), (cert, nothing)):
         with pytest.raises(WrongSettings, match="no certificate with its key"):
             server_context(Settings(tls_cert=given[0], tls_key=given[1]))
+
+
+def test_over_tls_a_page_remembers_its_browser_for_this_host_alone(serving: Serving) -> None:
+    context = ssl.create_default_context(cafile=serving.cert)
+    answer = httpx.get(f"https://127.0.0.1:{serving.port}/oauth/sign-in", verify=context, timeout=60)
+    cookies = answer.headers.get_list("set-cookie")
+    assert answer.status_code == 200
+    assert cookies
+    for cookie in cookies:
+        assert cookie.startswith("__Host-")
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
+        assert "Domain" not in cookie
