@@ -276,6 +276,7 @@ class _Front:
             audiences=audiences,
             origins=self._origins(desk.log, desk.clock),
             attempts=self._attempts,
+            post=Post(mailer_of(settings), settings.origin),
             metrics=self._metrics.of("oauth"),
             traces=self._traces,
         )

@@ -38,8 +38,9 @@ from infra.keys import KeyFolder
 from infra.revocations import Revocations
 from infra.signing_keys import TokenKeys
 from tests.clinic import ORGANIZATION
-from tests.people import OPERATOR, PASSWORD, People, credentials
+from tests.people import OPERATOR, PASSWORD, Letterbox, People, credentials
 from tests.served import SECRET
+from write_api.letters import Post
 from write_api.oauth.authority import hash_of
 
 BACK = "https://app.example.org/back"
@@ -134,6 +135,7 @@ class House:
     keys: TokenKeys
     folder: Path
     revocations: Revocations
+    letterbox: Letterbox = field(default_factory=Letterbox)
     verifiers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -265,6 +267,7 @@ async def running(dsn: str, folder: Path) -> AsyncIterator[House]:
     async with PostgresEventLog(dsn, keyring) as log, Revocations(log, clock) as revocations:
         desk = Desk(log, clock, TimeOrderedIds(), PublicHolidays(), credentials=credentials())
         positions = Positions(SECRET)
+        letterbox = Letterbox()
 
         def bearers(*audience: str) -> Bearers:
             return Bearers(
@@ -279,13 +282,14 @@ async def running(dsn: str, folder: Path) -> AsyncIterator[House]:
             issuer=url,
             organization=ORGANIZATION,
             audiences={Audience.WRITE: WRITE, Audience.READ: READ},
+            post=Post(letterbox, url),
         )
         writes = write_api.app.build(desk, bearers(WRITE), positions)
         services = {"oauth": oauth, ".well-known": oauth, "write": writes}
         server = uvicorn.Server(uvicorn.Config(Together(services), lifespan="off", log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve([listener]))
         try:
-            yield House(url, desk, log, People(desk, clock), clock, keys, folder / "keys", revocations)  # type: ignore[arg-type]
+            yield House(url, desk, log, People(desk, clock), clock, keys, folder / "keys", revocations, letterbox)  # type: ignore[arg-type]
         finally:
             server.should_exit = True
             await serving

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.accounts import Letter
+from domain.account import LinkPurpose
 from domain.ports import Mailer, MailLost
 
 _log = logging.getLogger("daybook.letters")
@@ -74,6 +75,11 @@ If it was not you, choose a new password at once, and tell the clinic:
 }
 
 
+def link(site: str, purpose: LinkPurpose, token: str | None) -> str:
+    """The page behind which a password is chosen (`write_api/oauth/accounts.py`)."""
+    return f"{site}/oauth/account/{purpose.value}?token={token}"
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """`site` is the origin that people's browsers reach, and `name` what they know us by."""
@@ -84,11 +90,10 @@ class Post:
 
     async def send(self, letter: Mapping[str, Any]) -> None:
         kind = Letter(letter["kind"])
-        page = "reset" if kind is Letter.RESET else "verify"
         text = _WORDS[kind].format(
             name=self.name,
-            link=f"{self.site}/account/{page}?token={letter['token']}",
-            forgotten=f"{self.site}/account/forgotten",
+            link=link(self.site, LinkPurpose.RESET if kind is Letter.RESET else LinkPurpose.VERIFY, letter["token"]),
+            forgotten=f"{self.site}/oauth/account/forgotten",
         )
         try:
             await self.mailer.send(letter["to"], _SUBJECTS[kind], text)

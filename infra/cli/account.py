@@ -64,13 +64,15 @@ def create_command(
     password = None if invite else _password()
 
     from commands.accounts import CreateAccount, InviteAccount  # noqa: PLC0415 - help must not wait for it
+    from domain.account import LinkPurpose  # noqa: PLC0415
+    from write_api.letters import link  # noqa: PLC0415
 
     who: dict[str, Any] = {"email": email, "role": Role(role), "patient_id": patient, "provider_id": provider}
     wanted: Command = InviteAccount(**who) if password is None else CreateAccount(**who, password=password)
     answer = _asked(settings, org, wanted)
     told = {"account_id": answer["account_id"]}
     if letter := answer.get("letter"):
-        told["link"] = f"{settings.origin}/account/verify?token={letter['token']}"
+        told["link"] = link(settings.origin, LinkPurpose.VERIFY, letter["token"])
     if as_json:
         click.echo(json.dumps(told))
         return

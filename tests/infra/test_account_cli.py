@@ -30,7 +30,7 @@ def test_an_operator_makes_sees_and_changes_accounts(tmp_path: Path) -> None:
     again = create(data, "--role", "admin", "--email", "ROOT@example.org")
     assert (again.returncode, "address_in_use" in again.stderr) == (2, True)
     invited = create(data, "--role", "auditor", "--email", "grace@example.org", "--invite")
-    assert (invited.returncode, "/account/verify?token=" in invited.stdout) == (0, True)
+    assert (invited.returncode, "/oauth/account/verify?token=" in invited.stdout) == (0, True)
 
     listed = json.loads(run("account", "list", "--json", *where).stdout)["accounts"]
     assert [(one["role"], one["status"]) for one in listed] == [("admin", "active"), ("auditor", "unverified")]

@@ -49,7 +49,7 @@ async def test_a_patient_registers_and_sees_their_own_record(book: Served) -> No
     ada = await registered(book)
     to, subject, words = book.letterbox.letters[0]
     assert (to, subject) == (ADA, "Confirm your address")
-    assert "https://book.example.org/account/verify?token=" in words
+    assert "https://book.example.org/oauth/account/verify?token=" in words
     assert await signs_in(book)
     seen = await book.get(f"/patients/{ada.patient_id}/appointments", ada)
     assert seen.status_code == 200, seen.text

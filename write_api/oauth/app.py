@@ -20,7 +20,8 @@ from infra.http.problems import CODE, Refused, problem
 from infra.http.seals import Seals
 from infra.http.service import service
 from infra.http.tokens import Bearers
-from write_api.oauth import endpoints, signing_in, signing_out
+from write_api.letters import Post
+from write_api.oauth import accounts, endpoints, signing_in, signing_out
 from write_api.oauth.authority import Authority, Keys
 from write_api.oauth.browser import Browsers
 from write_api.oauth.pages import Pages
@@ -46,14 +47,16 @@ def build(
     metrics: HttpMetrics | None = None,
     traces: Traces | None = None,
     body_limit: int = 64 * 1024,
+    post: Post | None = None,
 ) -> FastAPI:
     """`issuer` is the URL at which browsers and apps reach it, without a slash at its end. `secret` seals what they
-    carry; it is the same in every process. `bearers` takes tokens for any of `audiences`, the names of the APIs."""
+    carry; it is the same in every process. `bearers` takes tokens for any of `audiences`, the names of the APIs. `post`
+    sends the letters that people wait for."""
     app = service(
         "",
         title="Daybook: signing in",
         description="",
-        routers=(signing_in.router, signing_out.router, endpoints.router),
+        routers=(signing_in.router, signing_out.router, endpoints.router, accounts.router),
         busy=(Busy,),
         body_limit=body_limit,
         metrics=metrics,
@@ -74,6 +77,7 @@ def build(
         CapacityLimiter(_AT_ONCE),
     )
     browsers = Browsers(authority, Forms(secret))
+    app.state.post = post
     app.state.reception = Reception(authority, Server(authority), browsers, Pages(browsers))
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(Refused, _refused)
