@@ -40,7 +40,7 @@ class Argon2Passwords:
 
     async def verify(self, hashed: str | None, password: str) -> bool:
         async with self._places:
-            return await asyncio.to_thread(self._verified, hashed, password)
+            return await asyncio.to_thread(self.verified, hashed, password)
 
     def needs_rehash(self, hashed: str) -> bool:
         return self._hasher.check_needs_rehash(hashed)
@@ -58,7 +58,8 @@ class Argon2Passwords:
         """The hash of no password, for accounts that are not there."""
         return self._hasher.hash(os.urandom(16).hex())
 
-    def _verified(self, hashed: str | None, password: str) -> bool:
+    def verified(self, hashed: str | None, password: str) -> bool:
+        """As `verify`, in this thread."""
         try:
             # The library compares in constant time.
             return self._hasher.verify(hashed or self._nobody, password) and hashed is not None

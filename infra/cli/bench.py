@@ -30,7 +30,9 @@ BENCHES = {
     "faust": Bench("infra.bench.faust", "diary and free time filled by one Faust worker from a full topic"),
     "lag": Bench("infra.bench.lag", "a booking acknowledged until every read model shows it, on both stacks"),
     "scale": Bench("infra.bench.scale", "what a booking costs in each part, and ten million a day played through"),
+    "sign-in": Bench("infra.bench.sign_in", "passwords checked, 16 at once, against Argon2id by itself"),
     "verify": Bench("infra.bench.verify", "the chain verified"),
+    "audit": Bench("infra.bench.audit", "reads with and without their trail, and the log replayed"),
     "import": Bench("infra.bench.no_shows", "the no-shows table imported, when the file is named by NO_SHOWS"),
 }
 
@@ -61,7 +63,9 @@ def bench(name: str, size: float, as_json: bool) -> None:
       faust    diary and free time filled by one Faust worker (needs Java and Maven)
       lag      a booking acknowledged until it is visible, on both stacks
       scale    what ten million bookings a day need
+      sign-in  passwords checked, against Argon2id by itself
       verify   the chain verified
+      audit    what the trail of reads costs, and how fast the log is replayed
       import   the no-shows table imported (NO_SHOWS=path/to/no-shows.csv.gz)
     """
     from infra.bench.machine import describe  # noqa: PLC0415 - `--help` must not wait for it
