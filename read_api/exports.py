@@ -163,7 +163,7 @@ class Format(StrEnum):
 async def export_person(
     patient_id: UUID, asked: Asked, format: Annotated[Format, Query(description="`html` is for people")] = Format.JSON
 ) -> Response:
-    """All that is held of a person. The desk, and patients their own."""
+    """All that is held of a person. Administrators, and patients their own."""
     asked.may("export_person")
     await asked.reach(patient_id=patient_id)
     library = asked.library
