@@ -227,7 +227,7 @@ def test_a_token_of_one_service_does_not_open_the_other(running: Running) -> Non
         (b'{"reference": "a\\u0000b"}', 422, "invalid"),
         (b"\xef\xbb\xbf{}", 400, "malformed_json"),
         ('{"reference": "x"}'.encode("utf-16"), 400, "malformed_json"),
-        (gzip.compress(b" " * 10_000_000), 400, "malformed_json"),
+        (gzip.compress(b" " * 10_000_000, mtime=0), 400, "malformed_json"),
         (b'{"__proto__": {"admin": true}}', 422, "invalid"),
         (b'{"patient_id": "0190a3c0-0000-7000-8000-000000000000"}', 422, "invalid"),
         (b'"%s"' % MARK.encode(), 422, "invalid"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -18,6 +18,8 @@ PLACE = {"name": "Branch", "time_zone": "Europe/Madrid", "latitude": "40.416775"
 OFFER = {"name": "Follow-up", "duration_minutes": 20, "fee": {"amount": "40.50", "currency": "EUR"}}
 MORNINGS = [{"start": "09:00", "end": "12:00"}]
 RULES = {"minimum_notice_minutes": 60}
+# Tests are told apart by what they are given, the same in every process.
+SOME_ID, OTHER_ID = UUID(int=1), str(UUID(int=2))
 
 
 async def test_a_provider_is_registered_complete_and_can_be_booked(book: Served) -> None:
@@ -162,10 +164,10 @@ async def test_only_administrators_register_providers(book: Served) -> None:
     [
         ("profile", {"name": " ", "languages": ["English"]}, {"/name", "/languages/0"}),
         ("rules", {"hold_minutes": "ten", "slot_step_minutes": 0}, {"/hold_minutes", "/slot_step_minutes"}),
-        (f"locations/{uuid4()}", {"name": "X", "time_zone": "Mars/Olympus"}, {"/time_zone"}),
-        (f"locations/{uuid4()}", PLACE | {"id": str(uuid4())}, {"/id"}),
-        (f"visit-types/{uuid4()}", {"name": "X", "duration_minutes": 0}, {"/duration_minutes"}),
-        (f"visit-types/{uuid4()}", OFFER | {"fee": {"amount": "1.005", "currency": "EUR"}}, {"/fee/amount"}),
+        (f"locations/{SOME_ID}", {"name": "X", "time_zone": "Mars/Olympus"}, {"/time_zone"}),
+        (f"locations/{SOME_ID}", PLACE | {"id": OTHER_ID}, {"/id"}),
+        (f"visit-types/{SOME_ID}", {"name": "X", "duration_minutes": 0}, {"/duration_minutes"}),
+        (f"visit-types/{SOME_ID}", OFFER | {"fee": {"amount": "1.005", "currency": "EUR"}}, {"/fee/amount"}),
     ],
 )
 async def test_every_faulty_field_is_named(
