@@ -39,7 +39,7 @@ def run(size: float = 1.0) -> dict[str, Any]:
             dsn = app_dsn(postgres.dsn())
             checkpoints = data / "checkpoints"
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_fill(dsn, checkpoints, bookings))
+                runner.run(fill(dsn, checkpoints, bookings))
             with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
                 connection.execute("VACUUM ANALYZE events")
             reports = [verify(dsn, checkpoints) for _ in range(ROUNDS)]
@@ -63,7 +63,7 @@ def run(size: float = 1.0) -> dict[str, Any]:
     }
 
 
-async def _fill(dsn: str, checkpoints: Path, bookings: int) -> None:
+async def fill(dsn: str, checkpoints: Path, bookings: int) -> None:
     keyring = PostgresKeyring(dsn, MasterKeyFile(bytes(32)))
     async with PostgresEventLog(dsn, keyring) as log:
         checkpointer = Checkpointer(dsn, checkpoints, SigningKey(bytes(32)), log.wait)

@@ -1,0 +1,142 @@
+"""What it costs that every look at a patient is in the log before the answer leaves; and how fast the log is replayed.
+
+Two read APIs run on one book, one with the trail and one without, on the same PostgreSQL, which commits to disk. Rounds
+of the two alternate, so that a noisy machine is noisy to both. Beside them runs the whole Daybook, whose read models
+follow what the looks write, as they would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import uvloop
+
+from infra.audit.replay import whole
+from infra.bench.load import Measured, drive, request
+from infra.bench.served import Clinic, Served, daybook, folder, free_port, open_clinic, running
+from infra.bench.verify import fill
+from infra.embedded.data_folder import DataFolder
+from infra.embedded.postgres import Postgres
+from infra.event_log.log import PostgresEventLog
+from infra.event_log.schema import app_dsn, migrate
+from infra.keyring import MasterKeyFile, PostgresKeyring
+
+CLIENTS = 16
+ROUNDS = 5
+READS = 3000
+VISITS = 200
+REPLAYED = 300_000
+
+
+def run(size: float = 1.0) -> dict[str, Any]:
+    per_round = max(200, int(READS * size))
+    with daybook("audit") as served:
+        clinic = open_clinic(served, providers=4, patients=100)
+        visits = _booked(served, clinic)
+        app = [sys.executable, "-m", "infra.bench.audit_app", str(served.data)]
+        told, silent = free_port(), free_port()
+        with (
+            running([*app, str(told), "with"], told, "/read/docs"),
+            running([*app, str(silent), "without"], silent, "/read/docs"),
+        ):
+            one = [request("GET", f"/read/appointments/{key}", token=served.token) for key in visits]
+            single = _compare(told, silent, one, per_round)
+            day = clinic.first.date()
+            lists = [
+                request("GET", f"/read/providers/{key}/day?date={day}", token=served.token) for key in clinic.providers
+            ]
+            listed = _compare(told, silent, lists, max(50, per_round // 10))
+    replay = _replay(max(3000, int(REPLAYED * size)))
+    return {
+        "figure": single["with_trail_per_second"],
+        "unit": "appointments read/s, each look in the log",
+        "baseline": single["without_per_second"],
+        "ratio": single["ratio"],
+        "holds": None,
+        "details": {"clients": CLIENTS, "single_records": single, "provider_days": listed, "replay": replay},
+    }
+
+
+def _booked(served: Served, clinic: Clinic) -> Sequence[str]:
+    visits = []
+    with served.client() as client:
+        for number, (provider, start) in enumerate(islice(clinic.slots(), VISITS)):
+            body = {
+                "patient_id": clinic.patients[number % len(clinic.patients)],
+                "provider_id": provider,
+                "location_id": str(clinic.location_id),
+                "visit_type_id": str(clinic.visit_type_id),
+                "start": start.isoformat(),
+            }
+            answer = client.post("/write/appointments", json=body)
+            if answer.status_code == 201:
+                visits.append(str(answer.json()["appointment_id"]))
+        position = answer.headers["position"]
+        seen = client.get(f"/read/appointments/{visits[-1]}", headers={"Read-After": position})
+        seen.raise_for_status()
+    return visits
+
+
+def _compare(told: int, silent: int, requests: Sequence[bytes], per_round: int) -> dict[str, Any]:
+    reads = [requests[number % len(requests)] for number in range(per_round)]
+    for port in (told, silent):
+        _drive(port, reads[: per_round // 2])
+    rounds = [(_drive(told, reads), _drive(silent, reads)) for _ in range(ROUNDS)]
+    ours, theirs = [one for one, _ in rounds], [other for _, other in rounds]
+    statuses = sum((one.statuses for pair in rounds for one in pair), Counter[int]())
+    ratios = [one.rate / other.rate for one, other in rounds]
+    return {
+        "with_trail_per_second": round(_median(one.rate for one in ours)),
+        "without_per_second": round(_median(one.rate for one in theirs)),
+        "ratio": round(_median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        **{
+            f"p{share}_ms": [
+                round(1000 * _median(one.percentile(share / 100) for one in some), 2) for some in (ours, theirs)
+            ]
+            for share in (50, 99)
+        },
+        "statuses": {str(status): count for status, count in statuses.items()},
+        "reads_a_round": per_round,
+    }
+
+
+def _median(values: Any) -> float:
+    return statistics.median(list(values))
+
+
+def _drive(port: int, requests: list[bytes]) -> Measured:
+    return asyncio.run(drive("127.0.0.1", port, requests, clients=CLIENTS))
+
+
+def _replay(events: int) -> dict[str, Any]:
+    """The whole log folded into the book as it was, from the first event on."""
+    with folder("replay") as data:
+        postgres = Postgres(DataFolder.open(data))
+        postgres.ensure_running()
+        try:
+            migrate(postgres.dsn())
+            dsn = app_dsn(postgres.dsn())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(fill(dsn, data / "checkpoints", events // 3))
+                return runner.run(_replayed(dsn))
+        finally:
+            postgres.stop()
+
+
+async def _replayed(dsn: str) -> dict[str, Any]:
+    keyring = PostgresKeyring(dsn, MasterKeyFile(bytes(32)))
+    async with PostgresEventLog(dsn, keyring) as log:
+        head = await log.head()
+        began = time.perf_counter()
+        found = await whole(log, head, lambda done, total: None)
+        seconds = time.perf_counter() - began
+    await keyring.close()
+    return {"events": found.events, "seconds": round(seconds, 2), "events_per_second": round(found.events / seconds)}
