@@ -178,7 +178,8 @@ class Keyring(Protocol):
         self, organization: str, persons: Iterable[str], *, create: bool = False
     ) -> Mapping[str, bytes | None]:
         """The data key of each person; None where there is none (never made, or destroyed). `create` makes those that
-        were never made, durably first; a destroyed one is never made anew. Raises `LogUnavailable` when the store can't be reached."""
+        were never made, durably first; a destroyed one is never made anew. Raises `LogUnavailable` when the store can't
+        be reached."""
 
 
 class Blinds(Protocol):

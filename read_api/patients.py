@@ -55,7 +55,8 @@ class PatientAppointments(BaseModel):
     next: str | None
 
 
-@router.get("/patients/{patient_id}", response_model=Patient, **answers(404, tagged=True))
+# An id alone, since a search stands at the same place.
+@router.get("/patients/{patient_id:uuid}", response_model=Patient, **answers(404, tagged=True))
 async def read_patient(patient_id: UUID, asked: Asked, as_of: AsOf = None) -> Response:
     """Who a patient is, opened from the log at this moment. Staff, and patients their own."""
     asked.may("read_patient_details")

@@ -29,7 +29,7 @@ class DisclosureAnswer(Answered):
     **takes(
         RECORD,
         status=201,
-        refusals=(404,),
+        refusals=(404, 409),
         located=True,
         examples={
             "A notice to the health office": {
