@@ -14,6 +14,7 @@ from domain.access import Actor
 from domain.events import Event
 from domain.provider import WRITABLE
 from domain.proxy import Allowance, Basis, EndReason, Proxy, ProxyTakenOn
+from domain.step_up import fresh_enough
 from domain.time import Instant
 
 
@@ -54,6 +55,8 @@ class GiveUpProxy(OneProxy):
 @handles(GrantProxy, "grant_proxy")
 async def grant_proxy(command: GrantProxy, reading: Reading, actor: Actor) -> Decision:
     await reach(reading, actor, "grant_proxy", patient_id=command.patient_id)
+    # Whoever finds a session open must not let themselves in for years.
+    fresh_enough(actor, reading.now)
     patient.present(await reading.get(PATIENT, command.patient_id))
     if command.proxy_patient_id is not None:
         patient.present(await reading.get(PATIENT, command.proxy_patient_id))

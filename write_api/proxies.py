@@ -61,7 +61,7 @@ async def grant_proxy(patient_id: UUID, asked: Asked) -> Response:
     """Let somebody read or book for a patient, until a stated end.
 
     A patient grants by consent; front desk and administrators record what holds by law, with where it is written down.
-    Nobody who stands in may let others do so.
+    Nobody who stands in may let others do so. Needs a fresh sign-in.
     """
     command = await asked.read(GRANT, patient_id=patient_id)
     return await asked.take(command, status=201, made="patients/{patient_id}/proxies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from domain.glass import GlassReason
 from domain.ports import FixedClock, Recorded
 from domain.proxy import Allowance, AlreadyEnded, Basis
 from domain.refusals import NotAllowed, Unknown
+from domain.step_up import StepUpRequired
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
@@ -106,6 +108,15 @@ async def test_a_proxy_that_another_process_ended_is_over_here_too(
         await booked(desk, clinic, 4, who=ben)
     with pytest.raises(AlreadyEnded):
         await ask(desk, EndProxy(patient_id=clinic.patient, proxy_id=proxy_id), DESK)
+
+
+async def test_a_session_left_open_lets_nobody_in_for_later(desk: Desk, clinic: Clinic) -> None:
+    now = desk.clock.now()
+    anna = replace(patient_actor(clinic.patient), account_id=uuid4())
+    for at in (None, now - timedelta(minutes=11)):
+        with pytest.raises(StepUpRequired):
+            await ask(desk, standing_in(desk, clinic), replace(anna, authenticated_at=at))
+    await ask(desk, standing_in(desk, clinic), replace(anna, authenticated_at=now))
 
 
 async def test_whoever_stands_in_may_give_it_up_and_nobody_else_may_for_them(desk: Desk, clinic: Clinic) -> None:
