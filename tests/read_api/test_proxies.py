@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -12,7 +11,7 @@ from domain.access import Actor, Role, Whose
 from domain.refusals import Unknown
 from read_api.access import reached
 from tests.clinic import DESK, ORGANIZATION, Clinic, in_days, patient_actor
-from tests.served import Served, at, someone
+from tests.served import Served, someone, visit
 from tests.write_api.test_appointments import ANOTHER, booked, is_problem
 
 
@@ -36,17 +35,17 @@ async def granted(book: Served, clinic: Clinic, **changes: Any) -> str:
 
 async def test_whoever_stands_in_sees_the_record_until_it_ends(book: Served, clinic: Clinic) -> None:
     anna, ben = patient_actor(clinic.patient), patient_actor(clinic.patients[1])
-    visit = await booked(book, clinic)
-    is_problem(await book.get(f"/appointments/{visit}", ben), 404, "unknown")
+    one = await booked(book, clinic)
+    is_problem(await book.get(f"/appointments/{one}", ben), 404, "unknown")
     proxy_id = await granted(book, clinic)
-    assert (await book.get(f"/appointments/{visit}", ben)).status_code == 200
+    assert (await book.get(f"/appointments/{one}", ben)).status_code == 200
     listed = (await book.get(f"/patients/{clinic.patient}/proxies", anna)).json()["proxies"]
     assert [(one["proxy_id"], one["holds"], one["ended"]) for one in listed] == [(proxy_id, True, None)]
     charges = (await book.get("/proxies", ben)).json()["charges"]
     assert [(one["patient_id"], one["proxy_id"]) for one in charges] == [(str(clinic.patient), proxy_id)]
     ended = await book.post(f"/patients/{clinic.patient}/proxies/{proxy_id}/end", anna, {"reason": "withdrawn"})
     assert ended.status_code == 200
-    is_problem(await book.get(f"/appointments/{visit}", ben), 404, "unknown")
+    is_problem(await book.get(f"/appointments/{one}", ben), 404, "unknown")
     assert (await book.get("/proxies", ben)).json() == {"charges": []}
     listed = (await book.get(f"/patients/{clinic.patient}/proxies", anna)).json()["proxies"]
     assert [(one["holds"], one["ended"]) for one in listed] == [(False, "withdrawn")]
@@ -56,15 +55,15 @@ async def test_a_proxy_who_may_read_books_nothing_and_one_who_may_book_reads_not
     book: Served, clinic: Clinic
 ) -> None:
     ben = patient_actor(clinic.patients[1])
-    visit = await booked(book, clinic)
+    one = await booked(book, clinic)
     reading = await granted(book, clinic, allows=["read"])
-    assert (await book.get(f"/appointments/{visit}", ben)).status_code == 200
-    is_problem(await book.post(f"/appointments/{visit}/cancel", ben), 404, "unknown")
+    assert (await book.get(f"/appointments/{one}", ben)).status_code == 200
+    is_problem(await book.post(f"/appointments/{one}/cancel", ben), 404, "unknown")
     gone = await book.post(f"/patients/{clinic.patient}/proxies/{reading}/give-up", ben)
     assert gone.status_code == 200
     await granted(book, clinic, allows=["book"])
-    is_problem(await book.get(f"/appointments/{visit}", ben), 404, "unknown")
-    assert (await book.post(f"/appointments/{visit}/cancel", ben)).status_code == 200
+    is_problem(await book.get(f"/appointments/{one}", ben), 404, "unknown")
+    assert (await book.post(f"/appointments/{one}/cancel", ben)).status_code == 200
 
 
 async def test_reading_ends_by_the_clock_too(book: Served, clinic: Clinic) -> None:
@@ -101,15 +100,15 @@ async def test_proxies_of_another_organization_are_unknown(book: Served, clinic:
     is_problem(ending, 404, "unknown")
     ben = patient_actor(clinic.patients[1])
     assert (await book.get("/proxies", ben, organization=ANOTHER)).json() == {"charges": []}
-    visit = await booked(book, clinic)
-    is_problem(await book.get(f"/appointments/{visit}", ben, organization=ANOTHER), 404, "unknown")
+    one = await booked(book, clinic)
+    is_problem(await book.get(f"/appointments/{one}", ben, organization=ANOTHER), 404, "unknown")
 
 
 async def test_a_look_by_a_proxy_is_written_down_as_for_the_patient(book: Served, clinic: Clinic) -> None:
-    visit = await booked(book, clinic)
+    one = await booked(book, clinic)
     await granted(book, clinic)
     ben = patient_actor(clinic.patients[1])
-    await book.get(f"/appointments/{visit}", ben)
+    await book.get(f"/appointments/{one}", ben)
     looks = await book.log.streams(ORGANIZATION, f"look/{clinic.patient}/", f"look/{clinic.patient}/~")
     (told,) = (await book.log.load(ORGANIZATION, {looks[-1]: 0}))[looks[-1]]
     assert (told.actor, told.on_behalf_of) == (ben.id, str(clinic.patient))
@@ -118,15 +117,15 @@ async def test_a_look_by_a_proxy_is_written_down_as_for_the_patient(book: Served
 async def test_a_providers_own_patients_visits_with_colleagues_are_theirs_to_read(book: Served, clinic: Clinic) -> None:
     wide = await book.clinic(providers=2)
     mine, colleague = wide.providers
-    visit = await booked(book, wide, provider_id=str(colleague))
+    theirs = await booked(book, wide, provider_id=str(colleague))
     doctor = Actor("dr", Role.PROVIDER, provider_id=mine)
-    is_problem(await book.get(f"/appointments/{visit}", doctor), 404, "unknown")
+    is_problem(await book.get(f"/appointments/{theirs}", doctor), 404, "unknown")
     is_problem(await book.get(f"/patients/{wide.patient}/appointments", doctor), 404, "unknown")
-    own = UUID(await booked(book, wide, start=at(in_days(4)), provider_id=str(mine)))
-    assert (await book.get(f"/appointments/{visit}", doctor)).status_code == 200
+    own = (await book.post("/appointments", DESK, visit(wide, in_days(4)))).json()["appointment_id"]
+    assert (await book.get(f"/appointments/{theirs}", doctor)).status_code == 200
     assert (await book.get(f"/patients/{wide.patient}/appointments", doctor)).status_code == 200
     # What was called off is still in their own book, and makes nobody their patient.
     await book.post(f"/appointments/{own}/cancel", DESK)
     assert (await book.get(f"/appointments/{own}", doctor)).status_code == 200
-    is_problem(await book.get(f"/appointments/{visit}", doctor), 404, "unknown")
-    assert (await book.get(f"/appointments/{visit}", someone(Role.AUDITOR))).status_code == 200
+    is_problem(await book.get(f"/appointments/{theirs}", doctor), 404, "unknown")
+    assert (await book.get(f"/appointments/{theirs}", someone(Role.AUDITOR))).status_code == 200
