@@ -143,6 +143,8 @@ POLICY: Final[dict[str, Rule]] = {
     "read_looks":         _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_disclosures":   _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_suspicions":    _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "read_holds":         _row("Patient.r",        _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
+    "read_retention":     _row("Organization.r",   _NO,   _NO,       _ALL,  _ALL,  _NO,   _ALL,  _NO),
     "record_disclosure":  _row("AuditEvent.c",     _NO,   _PATIENTS, _ALL,  _ALL,  _NO,   _NO,   _NO),
     "read_figures":       _row("MeasureReport.r",  _NO,   _NO,       _NO,   _ALL,  _ALL,  _ALL,  _ALL),
 }

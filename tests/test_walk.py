@@ -137,6 +137,8 @@ GET    /read/facts/lead-times                               403  403   403   403
 GET    /read/facts/hours                                    403  403   403   403      403    403      403      403  2     2      2       2       2
 GET    /read/facts/statuses                                 403  403   403   403      403    403      403      403  2     2      2       2       2
 DELETE /write/accounts/me                                   2    2     2     2        2      2        2        2    2     403    2       2       403
+GET    /read/patients/{patient_id}/holds                    403  403   403   403      403    403      403      403  2     403    2       403     404
+GET    /read/retention                                      403  403   403   403      403    403      403      2    2     403    2       403     2
 """  # noqa: E501 - a line is a row
 
 # Routes that anybody may ask, without a token.

@@ -62,12 +62,17 @@ async def erase_person(patient_id: UUID, asked: Asked) -> Response:
     "/patients/{patient_id}/holds",
     response_model=HoldAnswer,
     **takes(
-        HOLD, status=201, refusals=(404, 409), examples={"A lawsuit": {"reason": "litigation", "matter": "4 O 1/27"}}
+        HOLD,
+        status=201,
+        located=True,
+        refusals=(404, 409),
+        examples={"A lawsuit": {"reason": "litigation", "matter": "4 O 1/27"}},
     ),
 )
 async def place_legal_hold(patient_id: UUID, asked: Asked) -> Response:
     """Keep a person's data from being erased. Administrators."""
-    return await asked.take(await asked.read(HOLD, patient_id=patient_id), status=201)
+    said = await asked.read(HOLD, patient_id=patient_id)
+    return await asked.take(said, status=201, made="patients/{patient_id}/holds")
 
 
 @router.post(

@@ -280,6 +280,9 @@ async def test_a_refusal_is_an_answer_with_a_reason_and_stands_in_the_log(book: 
     lift = f"/patients/{clinic.patient}/holds/{held.json()['hold_id']}/lift"
     assert (await book.post(lift, ADMIN)).status_code == 200
     assert (await book.post(lift, ADMIN)).json()["code"] == "unknown_hold"
+    (told_of,) = (await book.get(f"/patients/{clinic.patient}/holds", ADMIN)).json()["holds"]
+    assert (told_of["reason"], told_of["matter"]) == ("litigation", "4 O 1/27")
+    assert told_of["lifted_at"] > told_of["placed_at"]
     assert (await book.post(path, ADMIN, {"ground": "consent_withdrawn"})).json()["outcome"] == "erased"
     twice = await book.post(path, ADMIN, {"ground": "consent_withdrawn"})
     assert (twice.status_code, twice.json()["code"]) == (409, "person_erased")
@@ -299,3 +302,7 @@ async def test_only_administrators_erase(book: Served, clinic: Clinic, role: Rol
 async def test_records_are_kept_as_long_as_the_organization_says(book: Served, clinic: Clinic) -> None:
     for years, status in ((7, 200), (5, 422), (101, 422)):
         assert (await book.put("/retention", ADMIN, {"years_after_last_visit": years})).status_code == status
+    told = (await book.get("/retention", DESK)).json()
+    assert told == {"years_after_last_visit": 7, "as_shipped": False}
+    shipped = (await book.get("/retention", ADMIN, organization="another")).json()
+    assert shipped == {"years_after_last_visit": 10, "as_shipped": True}
