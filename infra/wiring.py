@@ -124,7 +124,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             "revocations": revocations.check,
         }
         denials = await stack.enter_async_context(front.denials(log))
-        services = {
+        services: dict[str, ASGIApp] = {
             **front.signing_in(desk),
             "write": front.writes(desk),
             "read": front.reads(models, log),

@@ -59,7 +59,8 @@ def html(document: Mapping[str, Any]) -> str:
             tag = next(iter(operation.get("tags", ())), "other")
             groups.setdefault(tag, []).append({"method": method.upper(), "path": path, **operation})
     schemas = document.get("components", {}).get("schemas", {})
-    return _PAGE.render(info=document["info"], groups=groups, schemas=schemas, style=Markup(_STYLE))  # noqa: S704 - ours
+    page: str = _PAGE.render(info=document["info"], groups=groups, schemas=schemas, style=Markup(_STYLE))  # noqa: S704 - ours
+    return page
 
 
 def kind(schema: Mapping[str, Any] | None) -> Markup:
