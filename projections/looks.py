@@ -135,6 +135,7 @@ _SCREENS = {
     Screen.PRIVATE_WORDS: "the words of an appointment",
     Screen.CONSENTS: "the consents",
     Screen.PROXIES: "who stands for the patient",
+    Screen.GLASS: "why the glass was broken",
     Screen.PERSONAL_EXPORT: "a copy of all data",
     Screen.LOOKS: "who looked at the record",
     Screen.DISCLOSURES: "the accounting of disclosures",

@@ -19,12 +19,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from domain import access, patient
-from domain.access import PLAIN, Actor, Reach, Standing, Whose
+from domain.access import PLAIN, POLICY, Actor, Reach, Standing, Whose
 from domain.availability import Page
 from domain.inquiry import Inquiries
 from domain.look import Screen
 from domain.ports import Clock, EventLog
 from domain.provider import Provider
+from domain.purpose import Purpose
 from domain.refusals import Unknown
 from domain.resource import Resource
 from domain.slots import Diary, Wish
@@ -195,6 +196,7 @@ class Asking:
     __slots__ = (
         "_far",
         "_looks",
+        "_said_whom",
         "_what",
         "actor",
         "correlation_id",
@@ -213,6 +215,7 @@ class Asking:
         self.purpose = purpose_of(request.headers.get("purpose-of-use"), self.actor.role)
         self.correlation_id = correlated(request.scope) or (library.trail.ids.new() if library.trail else None)
         self._looks: list[asyncio.Task[None]] = []
+        self._said_whom = False
         self._what = ""
         self._far: Reach | None = None
         # In what standing the actor reaches what they ask for; None until that is decided (`read_api/access.py`).
@@ -242,14 +245,18 @@ class Asking:
         )
 
     def shows(self, screen: Screen, *patients: UUID, resource_id: UUID | None = None) -> None:
-        """The answer will show this of these patients. It is written into the log while the answer is being made, which
-        then waits for it."""
+        """The answer will show this of these patients, or of none. It is written into the log while the answer is being
+        made, which then waits for it."""
+        self._said_whom = True
         trail = self.library.trail
         if trail is None or self.correlation_id is None or not patients:
             return
         standing = self.standing or PLAIN
+        purpose = self.purpose
+        if standing.behind_glass and "purpose-of-use" not in self.request.headers:
+            purpose = Purpose.EMERGENCY
         look = Look(
-            self.organization, self.actor, self.purpose, self.correlation_id, screen, patients, resource_id, standing
+            self.organization, self.actor, purpose, self.correlation_id, screen, patients, resource_id, standing
         )
         writing = asyncio.create_task(trail.write(self.request.scope, look))
         # Where the answer becomes another one on its way, nobody asks what became of the look.
@@ -307,7 +314,8 @@ class Asking:
     def answer(self, content: BaseModel, position: int, *, version: int | None = None, whole: bool = False) -> Response:
         """`version` makes an `ETag`; where it tells of the `whole` answer, 304 is enough for who has it already.
 
-        A route that asks for what not everybody reaches, and never says whose it is, is at fault: nothing is shown."""
+        A route that asks for what not everybody reaches, and never says whose it is, is at fault: nothing is shown. So
+        is one that shows somebody's personal data and never says whom it shows."""
         headers = self._headers(position)
         if version is not None:
             headers["ETag"] = f'"{version}"'
@@ -323,6 +331,8 @@ class Asking:
     def _headers(self, position: int) -> dict[str, str]:
         if self.standing is None and self._far is not Reach.CLINIC:
             raise RuntimeError(f"{self.request.scope['route'].name} does not say whose it is")
+        if POLICY[self._what].personal and not self._said_whom:
+            raise RuntimeError(f"{self.request.scope['route'].name} does not say whom it shows")
         return {"Position": self.library.positions.show(position)}
 
 

@@ -80,8 +80,7 @@ async def read_looks(patient_id: UUID, asked: Asked, limit: Limit = 50, cursor: 
     position = await _registered(asked, patient_id)
     found, more = await looks.newest(library.log, asked.organization, patient_id, before=before, limit=limit)
     # Who reads who looked at their own record sees what others did, and nothing of the record.
-    if asked.actor.patient_id != patient_id:
-        asked.shows(Screen.LOOKS, patient_id)
+    asked.shows(Screen.LOOKS, *_other(asked, patient_id))
     following = None if more is None else library.cursors.make(listing, asked.organization, [str(more)])
     shown = [_shown(asked, patient_id, seen) for seen in found]
     return asked.answer(Looks(looks=shown, next=following), position)
@@ -102,8 +101,7 @@ async def read_disclosures(
     until = last or asked.library.clock.now()
     since = first or until - REACHES_BACK
     lines = await looks.accounting(asked.library.log, asked.organization, patient_id, since, until)
-    if asked.actor.patient_id != patient_id:
-        asked.shows(Screen.DISCLOSURES, patient_id)
+    asked.shows(Screen.DISCLOSURES, *_other(asked, patient_id))
     named = access.may(asked.actor, "read_actors")
     told = Disclosures(
         patient_id=patient_id,
@@ -125,6 +123,11 @@ async def read_disclosures(
         ],
     )
     return asked.answer(told, position)
+
+
+def _other(asked: Asking, patient_id: UUID) -> tuple[UUID, ...]:
+    """The patient, unless it is they who ask."""
+    return () if asked.actor.patient_id == patient_id else (patient_id,)
 
 
 async def _registered(asked: Asking, patient_id: UUID) -> int:

@@ -107,6 +107,7 @@ async def read_page(
     book = await asked.book(as_of, asked.library.free_time)
     day = on or book.now.date()
     page = await book.page(resource_id, day)
+    patients: tuple[UUID, ...] = ()
     if await book.resource(resource_id) is not None:
         await asked.reach()
     elif await book.provider(resource_id) is not None:
@@ -114,7 +115,8 @@ async def read_page(
     else:
         await asked.reach(patient_id=resource_id)
         await asked.registered(resource_id, book)
-        asked.shows(Screen.PAGE, resource_id)
+        patients = (resource_id,)
+    asked.shows(Screen.PAGE, *patients)
     live = sorted(
         (entry for entry in page.value.entries.values() if entry.live(book.now)),
         key=lambda entry: (entry.occupied, entry.id),

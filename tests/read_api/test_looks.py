@@ -11,6 +11,7 @@ import pytest
 from domain.access import Actor, Role
 from domain.disclosure import Kind, kind_of_look
 from domain.look import RecordSeen, Screen
+from projections.looks import said
 from tests.clinic import ADMIN, DESK, Clinic, patient_actor
 from tests.domain.clinic import uid
 from tests.served import Served, at, someone
@@ -173,3 +174,8 @@ async def test_a_disclosure_to_come_or_of_nobody_is_refused(book: Served, clinic
 def test_what_is_not_known_to_be_exempt_has_to_be_told(role: Role, purpose: str | None, kind: Kind) -> None:
     look = RecordSeen(patient_id=uid(1), screen=Screen.PATIENT, role=role)
     assert kind_of_look(look, purpose) is kind
+
+
+@pytest.mark.parametrize("screen", list(Screen))
+def test_every_screen_has_words_that_people_read(screen: Screen) -> None:
+    assert said(screen)

@@ -14,6 +14,7 @@ from domain.access import Actor, Role
 from domain.look import RecordSeen, Screen, streams_of
 from domain.origin import OriginSeen, stream
 from domain.ports import FixedClock, LogUnavailable, Recorded
+from read_api.asking import Asking
 from tests.clinic import DESK, ORGANIZATION, Clinic, in_days, patient_actor
 from tests.served import Served, at, someone, visit
 from tests.write_api.test_appointments import booked, is_problem
@@ -189,3 +190,13 @@ async def test_an_answer_waits_until_its_look_is_written(
     assert not done
     may_go.set()
     assert (await asking).status_code == 200
+
+
+async def test_a_route_that_does_not_say_whom_it_shows_shows_nothing(
+    book: Served, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await booked(book, clinic)
+    monkeypatch.setattr(Asking, "shows", lambda *forgotten, **more: None)
+    is_problem(await book.get(f"/appointments/{one}", DESK), 500, "internal_error")
+    # What is nobody's in person has nobody to name.
+    assert (await book.get(f"/providers/{clinic.provider}", DESK)).status_code == 200
