@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
-from typing import Any
 
 import httpx
 import pytest
@@ -15,34 +15,17 @@ from fastapi import FastAPI
 
 import read_api.app
 import write_api.app
-from infra.http.cursors import Cursors
-from infra.http.positions import Positions
 from infra.http.reference import html
-from infra.http.tokens import READ, WRITE, Bearers
-
-SECRET = b"a secret that only these tests know"
 
 
-NOTHING: Any = None
+def described(build: Callable[..., FastAPI]) -> FastAPI:
+    """What an API says of itself needs nothing of what it is given."""
+    given = inspect.signature(build).parameters.values()
+    needed = {one.name: None for one in given if one.default is inspect.Parameter.empty}
+    return build(**needed)
 
 
-def writes() -> FastAPI:
-    return write_api.app.build(NOTHING, Bearers({}, WRITE), Positions(SECRET))
-
-
-def reads() -> FastAPI:
-    models_and_log = [NOTHING] * 5
-    return read_api.app.build(
-        *models_and_log,
-        Bearers({}, READ),
-        Positions(SECRET),
-        Cursors(SECRET),
-        people_model=NOTHING,
-        trail=NOTHING,
-    )
-
-
-APIS = [("write", writes), ("read", reads)]
+APIS = [("write", write_api.app.build), ("read", read_api.app.build)]
 
 
 class Found(HTMLParser):
@@ -73,8 +56,8 @@ class Found(HTMLParser):
 
 
 @pytest.mark.parametrize(("name", "build"), APIS)
-async def test_all_of_an_api_is_on_its_page(name: str, build: Callable[[], FastAPI]) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(build()), base_url="http://book") as client:
+async def test_all_of_an_api_is_on_its_page(name: str, build: Callable[..., FastAPI]) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(described(build)), base_url="http://book") as client:
         answer = await client.get(f"/{name}/docs")
         document = (await client.get(f"/{name}/openapi.json")).json()
     assert answer.status_code == 200
@@ -88,8 +71,8 @@ async def test_all_of_an_api_is_on_its_page(name: str, build: Callable[[], FastA
 
 
 @pytest.mark.parametrize(("name", "build"), APIS)
-async def test_it_runs_nothing_and_fetches_nothing(name: str, build: Callable[[], FastAPI]) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(build()), base_url="http://book") as client:
+async def test_it_runs_nothing_and_fetches_nothing(name: str, build: Callable[..., FastAPI]) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(described(build)), base_url="http://book") as client:
         answer = await client.get(f"/{name}/docs")
     found = Found(answer.text)
     assert not {"script", "link", "iframe", "img", "object", "form", "base"} & set(found.tags)
