@@ -24,6 +24,7 @@ from streams.erasure import BITE, Eraser
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
 _PATIENCE: Final = 30.0
+AGAIN: Final = 120.0
 _MARK: Final = "erasures"
 # What lies in a detached part of the archive was carried out long before that was detached.
 _READ = (
@@ -106,9 +107,14 @@ class Erasures:
             if isinstance(recorded.event, PersonErased):
                 person = str(recorded.event.patient_id)
                 self._keyring.let_go(recorded.organization, person)
-                for told in self._events.forgotten:
-                    told(recorded.organization, person)
+                self._tell(recorded.organization, person)
+                # A command under way may remember what it had read; no command takes as long as this.
+                asyncio.get_running_loop().call_later(AGAIN, self._tell, recorded.organization, person)
         self._position = upto
+
+    def _tell(self, organization: str, person: str) -> None:
+        for told in self._events.forgotten:
+            told(organization, person)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ from domain.events import ERASED
 from domain.patient import ErasureGround, HumanName, PatientDetails
 from domain.ports import LogUnavailable
 from domain.purpose import Purpose
-from infra.erasures import Mark
+from infra import erasures
+from infra.erasures import Erasures, Mark
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
@@ -114,6 +116,24 @@ async def test_every_account_that_acted_as_the_person_ends_with_them(
         emails = {key: found[name][0].event.email for name, key in streams.items()}  # type: ignore[attr-defined]
     await reader.close()
     assert emails == {earlier: ERASED, present: ERASED, berts: "bert@example.org"}
+
+
+async def test_what_a_command_under_way_put_back_is_dropped_again(
+    desk: Desk, log: PostgresEventLog, database: Database, master: MasterKeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "AGAIN", 0.2)
+    told: list[tuple[str, str]] = []
+    log.forgotten.append(lambda *who: told.append(who))
+    keyring, mark = PostgresKeyring(database.app, master), Mark(database.app)
+    anna = await registered(desk)
+    async with Erasures(log, keyring, mark):
+        await erase(desk, anna)
+        async with asyncio.timeout(60):
+            while len(told) < 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+    assert told == [(ORGANIZATION, str(anna))] * 2
+    await mark.close()
+    await keyring.close()
 
 
 async def test_a_store_that_is_away_is_waited_for_and_nothing_is_skipped(
