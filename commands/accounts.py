@@ -65,6 +65,7 @@ class Letter(StrEnum):
     RESET = "reset"
     TAKEN = "taken"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a name
+    FACTORS_RESET = "factors_reset"
 
 
 class RegisterAccount(Command):
@@ -137,6 +138,12 @@ class UnlockAccount(Command):
     account_id: UUID
 
 
+class ResetFactors(Command):
+    """For somebody who lost theirs, once it is sure who asks. → `account_id`, `letter`."""
+
+    account_id: UUID
+
+
 class CloseOwnAccount(Command):
     pass
 
@@ -190,7 +197,8 @@ async def ask_reset(command: AskReset, reading: Reading, actor: Actor) -> Decisi
             return _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
         case Status.ACTIVE:
             return _link(known, LinkPurpose.RESET, reading, Letter.RESET)
-    return Decision([(account.stream(known.id), AddressTakenAgain(account_id=known.id))])
+    failure = account.failed(known, Factor.PASSWORD, FailureReason.NOT_ACTIVE, reading.now)
+    return Decision([(account.stream(known.id), failure)])
 
 
 @handles(FollowLink, "sign_in")
@@ -282,6 +290,13 @@ async def lock_account(command: LockAccount, reading: Reading, actor: Actor) -> 
 async def unlock_account(command: UnlockAccount, reading: Reading, actor: Actor) -> Decision:
     state = await _others(command.account_id, reading, actor)
     return Decision([(account.stream(state.id), account.unlock(state))], {"account_id": str(state.id)})
+
+
+@handles(ResetFactors, "manage_accounts")
+async def reset_factors(command: ResetFactors, reading: Reading, actor: Actor) -> Decision:
+    state = await _others(command.account_id, reading, actor)
+    answer = {"account_id": str(state.id), "letter": _letter(state, Letter.FACTORS_RESET)}
+    return Decision([(account.stream(state.id), account.reset_factors(state))], answer)
 
 
 @handles(CloseOwnAccount, "change_own_account")

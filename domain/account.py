@@ -210,6 +210,13 @@ class PasskeyRemoved(AccountEvent):
     passkey_id: UUID
 
 
+class SecondFactorsReset(AccountEvent):
+    """An administrator took all of them away, for somebody who lost theirs. Sessions that were started before end: who
+    found the device may have one."""
+
+    NAME: ClassVar[str] = "SecondFactorsReset.v1"
+
+
 class RoleChanged(AccountEvent):
     """Sessions that were started before end."""
 
@@ -430,6 +437,9 @@ def evolve(state: Account | None, event: Event) -> Account:
     match event:
         case AddressTakenAgain():
             return state
+        case SecondFactorsReset():
+            none: Mapping[UUID, Passkey] = MappingProxyType({})
+            return replace(state, totp=None, recovery=(), passkeys=none, factor_guard=OPEN, era=state.era + 1)
         case LinkIssued():
             return replace(state, link=Link(event.purpose, event.nonce, event.expires_at))
         case EmailVerified():
@@ -610,6 +620,14 @@ def remove_factor(state: Account, event: TotpRemoved | PasskeyRemoved, *, requir
     if required and not evolve(state, event).second_factors:
         raise FactorNeeded("your role needs a second factor; set up another one first")
     return event
+
+
+def reset_factors(state: Account) -> SecondFactorsReset:
+    """Raises `AccountNotActive`, and `NotEnrolled` where there is none."""
+    require_active(state)
+    if not state.second_factors:
+        raise NotEnrolled("there is no second factor to remove")
+    return SecondFactorsReset(account_id=state.id)
 
 
 def change_role(state: Account, role: Role, patient_id: UUID | None, provider_id: UUID | None) -> RoleChanged:

@@ -14,7 +14,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, Self
 
-from domain.account import AccountClosed, AccountLockedByAdministrator, PasswordChanged, RoleChanged
+from domain.account import (
+    AccountClosed,
+    AccountLockedByAdministrator,
+    PasswordChanged,
+    RoleChanged,
+    SecondFactorsReset,
+)
 from domain.client import ClientRemoved, ClientSecretRotated
 from domain.ports import Clock, LogUnavailable
 from domain.session import SessionEnded
@@ -30,6 +36,7 @@ ENDINGS: Final = tuple(
         AccountLockedByAdministrator,
         PasswordChanged,
         RoleChanged,
+        SecondFactorsReset,
         ClientRemoved,
         ClientSecretRotated,
     )

@@ -107,6 +107,7 @@ POST   /write/accounts/{account_id}/invitations             403  403   403   403
 POST   /write/accounts/{account_id}/role                    403  403   403   403      403    403      403      403  2     2      403     403     404
 POST   /write/accounts/{account_id}/lock                    403  403   403   403      403    403      403      403  2     2      403     403     404
 POST   /write/accounts/{account_id}/unlock                  403  403   403   403      403    403      403      403  2     2      403     403     404
+POST   /write/accounts/{account_id}/reset-factors           403  403   403   403      403    403      403      403  9     9      403     403     404
 POST   /write/accounts/{account_id}/close                   403  403   403   403      403    403      403      403  2     2      403     403     404
 PUT    /write/accounts/mfa-policy                           403  403   403   403      403    403      403      403  2     2      403     403     2
 POST   /write/patients/{patient_id}/glass                   403  403   403   403      2      2        2        2    403   403    403     403     403
@@ -421,6 +422,7 @@ ASKED: dict[str, Callable[[Walk], Awaitable[Question]]] = {
     "POST /write/accounts/{account_id}/role": _role,
     "POST /write/accounts/{account_id}/lock": _account,
     "POST /write/accounts/{account_id}/unlock": _account,
+    "POST /write/accounts/{account_id}/reset-factors": _account,
     "POST /write/accounts/{account_id}/close": _account,
     "PUT /write/accounts/mfa-policy": _body({"roles": {"front_desk": "optional"}}),
     "POST /read/patients/search": _body({"name": "Anna"}),

@@ -27,6 +27,7 @@ from commands.accounts import (
     InviteAgain,
     LockAccount,
     RegisterAccount,
+    ResetFactors,
     UnlockAccount,
 )
 from commands.loop import Answer, Command
@@ -252,6 +253,13 @@ async def lock_account(account_id: UUID, asked: Asked) -> Response:
 async def unlock_account(account_id: UUID, asked: Asked) -> Response:
     """Let it sign in again, also after wrong guesses."""
     return await asked.take(UnlockAccount(account_id=account_id))
+
+
+@router.post("/{account_id}/reset-factors", response_model=AccountAnswer, **takes(refusals=(404, 409), keyed=False))
+async def reset_factors(account_id: UUID, asked: Asked) -> Response:
+    """Take all second factors and recovery codes away from somebody who lost theirs; make sure first who asks. Their
+    sessions end, and they get a letter."""
+    return await _once(asked, ResetFactors(account_id=account_id))
 
 
 @router.post("/{account_id}/close", response_model=AccountAnswer, **takes(refusals=(404, 409)))

@@ -22,6 +22,7 @@ _SUBJECTS: Mapping[Letter, str] = {
     Letter.RESET: "Choose a new password",
     Letter.TAKEN: "You have an account already",
     Letter.PASSWORD_CHANGED: "Your password was changed",
+    Letter.FACTORS_RESET: "Your second factors were removed",
 }
 _WORDS: Mapping[Letter, str] = {
     Letter.VERIFY: """\
@@ -63,6 +64,14 @@ If you have forgotten its password, choose a new one here:
 {forgotten}
 
 If it was not you, you need do nothing.
+""",
+    Letter.FACTORS_RESET: """\
+An administrator of {name} removed the second factors of your account, and all
+devices were signed out. Set up a new one when you sign in next.
+
+If you did not ask for that, choose a new password at once, and tell the clinic:
+
+{forgotten}
 """,
     Letter.PASSWORD_CHANGED: """\
 The password of your account at {name} was changed just now, and all devices

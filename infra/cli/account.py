@@ -142,6 +142,18 @@ def unlock_command(account_id: UUID, org: str | None, data: Path | None) -> None
     click.echo(f"Account {account_id} may sign in.")
 
 
+@command.command("reset-factors")
+@click.argument("account_id", type=click.UUID)
+@_org_option
+@data_option
+def reset_factors_command(account_id: UUID, org: str | None, data: Path | None) -> None:
+    """Take all second factors away from somebody who lost theirs. Make sure first who asks. Their sessions end."""
+    from commands.accounts import ResetFactors  # noqa: PLC0415
+
+    _asked(Settings.load(data=data), org, ResetFactors(account_id=account_id))
+    click.echo(f"Account {account_id} has no second factor now.")
+
+
 def _password() -> str:
     stdin = click.get_text_stream("stdin")
     if stdin.isatty():

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from commands import addresses
-from commands.accounts import AskReset, FollowLink, LockAccount, UnlockAccount
+from commands.accounts import AskReset, FollowLink, LockAccount, ResetFactors, UnlockAccount
 from commands.loop import Desk
 from commands.second_factors import (
     ConfirmTotp,
@@ -27,6 +27,7 @@ from domain.account import (
     CodeWrong,
     FactorNeeded,
     LinkPurpose,
+    NotEnrolled,
     PasswordRehashed,
 )
 from domain.mfa_policy import Mfa
@@ -305,6 +306,22 @@ async def test_a_role_that_needs_a_second_factor_is_told_to_set_one_up(people: P
     assert (await people.sign_in("grace@example.org"))["must_enroll"] is False
     with pytest.raises(FactorNeeded):
         await people.asked(RemoveTotp(), auditor)
+
+
+async def test_an_administrator_takes_away_the_factors_of_somebody_who_lost_them(people: People) -> None:
+    ada = await people.patient()
+    with pytest.raises(NotEnrolled):
+        await people.asked(ResetFactors(account_id=ada.account_id), OPERATOR)
+    app = await people.with_totp(ada)
+    era = (await people.account(ada.account_id)).era
+    told = await people.asked(ResetFactors(account_id=ada.account_id), OPERATOR)
+    assert (told["letter"]["kind"], told["letter"]["to"]) == ("factors_reset", "ada@example.org")
+    assert (await people.sign_in())["second_factors"] == []
+    people.later(STEP)
+    assert (await people.asked(CheckTotp(account_id=ada.account_id, code=people.code(app))))["outcome"] == "refused"
+    assert (await people.account(ada.account_id)).era == era + 1
+    with pytest.raises(NotAllowed):
+        await people.asked(ResetFactors(account_id=ada.account_id), ada)
 
 
 async def test_an_administrator_sets_the_policy_of_each_role(people: People) -> None:

@@ -50,6 +50,7 @@ EXAMPLES: list[Event] = [
         account_id=uid(1), passkey_id=uid(5), sign_count=1, challenge_id=uid(6), challenge_until=AT
     ),
     account.PasskeyRemoved(account_id=uid(1), passkey_id=uid(5)),
+    account.SecondFactorsReset(account_id=uid(1)),
     account.RoleChanged(account_id=uid(1), role=Role.PROVIDER, patient_id=uid(3), provider_id=uid(4)),
     account.AccountLockedByAdministrator(account_id=uid(1)),
     account.AccountUnlocked(account_id=uid(1)),

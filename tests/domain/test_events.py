@@ -395,7 +395,7 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
         **dict.fromkeys({**account_events.SEALED, **session_events.SEALED}, "account_id"),
     }
     for name in sealed:
-        assert BOOK[name].PERSON == others.get(name, "patient_id")
+        assert others.get(name, "patient_id") == BOOK[name].PERSON
 
 
 @pytest.mark.parametrize("name", [name for name, kind in sorted(BOOK.items()) if kind.SEALED_FIELDS])
