@@ -100,6 +100,8 @@ class Erasures:
                 await self._hear(await self._events.wait(self._position, _PATIENCE))
             except (LogError, OSError) as error:
                 _log.warning("erasures are looked for again later (%s)", type(error).__name__)
+            except Exception as error:  # a fault of ours: whoever is forgotten later must be heard of all the same
+                _log.error("erasures can't be looked for (%s)", type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
     async def _hear(self, upto: int) -> None:

@@ -67,20 +67,22 @@ class Eraser:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def sweep(self) -> int:
-        """Carry out whatever stands in the log by now; return how far that is.
+    async def sweep(self, after: int = 0) -> int:
+        """Carry out whatever stands in the log by now; return how far that is. Up to `after` all is known to be done.
 
         Raises `LogUnavailable`, and `Busy` where an account can't be closed just now; what is done is done."""
-        position, head = await self._mark.read(), await self._log.head()
+        marked, head = await self._mark.read(), await self._log.head()
+        position = max(marked, after)
         while position < head:
             upto = min(position + BITE, head)
             erased = await self._log.named((PersonErased.NAME,), position, upto)
             for recorded in erased:
                 if isinstance(recorded.event, PersonErased):
                     await self._erase(recorded.organization, recorded.event.patient_id, recorded)
-            # A mark at each commit of a busy log would cost more than looking through what is cheap to look through.
-            if erased or upto - position == BITE:
+            # A mark at each commit of a busy log costs too much, and none for long costs whoever starts.
+            if erased or upto - marked >= BITE:
                 await self._mark.write(upto)
+                marked = upto
             position = upto
         return position
 
@@ -112,8 +114,10 @@ class Eraser:
         position = 0
         while True:
             try:
-                position = await self.sweep()
+                position = await self.sweep(position)
                 await self._log.wait(position, _PATIENCE)
             except (LogError, Busy, OSError) as error:
                 _log.warning("erasures are carried out later (%s)", type(error).__name__)
+            except Exception as error:  # a fault of ours; the event stands, so it is tried again, and in the open
+                _log.error("an erasure can't be carried out (%s)", type(error).__name__)
             await asyncio.sleep(_PAUSE)

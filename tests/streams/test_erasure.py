@@ -31,6 +31,7 @@ from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
+from streams import erasure
 from streams.erasure import Eraser
 from tests.clinic import ADMIN, DESK, ORGANIZATION
 from tests.conftest import Database
@@ -158,6 +159,19 @@ async def test_a_store_that_is_away_is_waited_for_and_nothing_is_skipped(
         assert len(without_key(database)) == 1
         await eraser.sweep()
     assert without_key(database) == {str(one) for one in people}
+
+
+async def test_the_mark_follows_a_log_in_which_nobody_is_erased(
+    desk: Desk, log: PostgresEventLog, database: Database, master: MasterKeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "BITE", 3)
+    async with erasing(database, master, desk) as eraser:
+        position = 0
+        for _ in range(8):
+            await registered(desk)
+            position = await eraser.sweep(position)
+            assert position == await log.head()
+            assert position - await eraser._mark.read() < 3
 
 
 async def test_whom_something_was_disclosed_of_is_remembered_as_long_as_they_may_ask(desk: Desk) -> None:
