@@ -118,6 +118,7 @@ POLICY: Final[dict[str, Rule]] = {
     "manage_accounts":    _row("Account.u",        _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "set_mfa_policy":     _row("Organization.u",   _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "end_session":        _row("Session.d",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
+    "read_account":       _row("Account.r",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
     "read_sessions":      _row("Session.s",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
     "correct_patient":    _row("Patient.u",        _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _NO,   _NO),
     "change_consents":    _row("Consent.c",        _SELF, _NO,       _ALL,  _ALL,  _NO,   _NO,   _NO),

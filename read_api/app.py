@@ -22,6 +22,7 @@ from projections.facts import Facts
 from projections.free_time import FreeTime
 from projections.people import People
 from read_api import (
+    accounts,
     appointments,
     consents,
     directory,
@@ -100,6 +101,7 @@ def build(
             exports.router,
             proxies.router,
             glass.router,
+            accounts.router,
             erasure.router,
             looks.router,
             suspicious.router,

@@ -111,6 +111,7 @@ POST   /write/accounts/{account_id}/reset-factors           403  403   403   403
 POST   /write/accounts/{account_id}/close                   403  403   403   403      403    403      403      403  2     2      403     403     404
 PUT    /write/accounts/mfa-policy                           403  403   403   403      403    403      403      403  2     2      403     403     2
 POST   /write/patients/{patient_id}/glass                   403  403   403   403      2      2        2        2    403   403    403     403     403
+GET    /read/accounts/{account_id}                          404  404  404   404      404    404      404      404  2     2      404     404     404
 GET    /read/slots                                          2    2     404   404      2      404      2        2    2     2      2       403     404
 GET    /read/appointments/{appointment_id}                  2    2     404   404      2      404      2        2    2     2      2       403     404
 GET    /read/appointments/{appointment_id}/words            2    2     404   404      2      404      2        403  2     2      403     403     404
@@ -422,6 +423,7 @@ ASKED: dict[str, Callable[[Walk], Awaitable[Question]]] = {
     "POST /write/accounts/{account_id}/role": _role,
     "POST /write/accounts/{account_id}/lock": _account,
     "POST /write/accounts/{account_id}/unlock": _account,
+    "GET /read/accounts/{account_id}": _account,
     "POST /write/accounts/{account_id}/reset-factors": _account,
     "POST /write/accounts/{account_id}/close": _account,
     "PUT /write/accounts/mfa-policy": _body({"roles": {"front_desk": "optional"}}),
