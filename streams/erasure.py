@@ -1,4 +1,4 @@
-"""When a person is erased, close their account and destroy their keys.
+"""When a person is erased, call off what was booked in that very moment, close their account and destroy their keys.
 
 In: erasures in the log, from the mark on up to which all are carried out. Out: keys that are no more. The event comes
 first and this follows, on start for what a crash left and at once for what is new; doing it twice changes nothing.
@@ -10,17 +10,25 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol, Self
+from datetime import date
+from typing import Final, Protocol, Self
 from uuid import UUID
 
 from commands.accounts import CloseAccountOf
-from commands.loop import ACCOUNT, HOLDER, Busy, Desk
+from commands.appointments import CancelAppointment
+from commands.loop import ACCOUNT, HOLDER, NOTHING, Busy, Desk
 from domain.access import Actor, Role
+from domain.appointment import CancellationReason, Override, TooLateToCancel
+from domain.availability import page_stream
 from domain.holder import HolderNamed
 from domain.patient import PersonErased
 from domain.ports import LogError, Recorded
+from domain.refusals import Refusal
+from domain.slots import OverrideReason
 
 ERASER = Actor("eraser", Role.SYSTEM)
+
+_WHATEVER_THE_HOUR: Final = Override(rules=(TooLateToCancel.code,), reason=OverrideReason.PATIENT_REQUEST)
 
 # So many positions are looked through at once.
 BITE = 20_000
@@ -87,6 +95,7 @@ class Eraser:
         return position
 
     async def _erase(self, organization: str, patient_id: UUID, cause: Recorded) -> None:
+        await self._call_off(organization, patient_id, cause)
         await self._desk.handle(
             CloseAccountOf(person_id=patient_id),
             ERASER,
@@ -97,6 +106,29 @@ class Eraser:
         for account_id in await self._accounts(organization, patient_id):
             await self._keys.forget(organization, str(account_id))
         await self._keys.forget(organization, str(patient_id))
+
+    async def _call_off(self, organization: str, patient_id: UUID, cause: Recorded) -> None:
+        """An erasure is refused while visits are to come; this is for one that was booked between that look and the
+        event. No other can follow."""
+        today = self._desk.clock.now().date()
+        names = await self._desk.log.streams(
+            organization, page_stream(patient_id, today), page_stream(patient_id, date.max)
+        )
+        pages = await self._desk.catch_up(organization, dict.fromkeys(names, NOTHING))
+        booked = {key for _, page in pages.values() for key, entry in page.entries.items() if entry.block is None}
+        for appointment_id in sorted(booked):
+            command = CancelAppointment(
+                appointment_id=appointment_id, reason=CancellationReason.PATIENT_REQUEST, override=_WHATEVER_THE_HOUR
+            )
+            # It may have ended or been called off in the meantime.
+            with suppress(Refusal):
+                await self._desk.handle(
+                    command,
+                    ERASER,
+                    organization,
+                    correlation_id=cause.correlation_id,
+                    causation_id=cause.event_id,
+                )
 
     async def _accounts(self, organization: str, patient_id: UUID) -> Sequence[UUID]:
         """Every account that ever acted as the person, but for one that has become somebody else's."""

@@ -12,18 +12,22 @@ from uuid import UUID
 import psycopg
 import pytest
 
+import commands.erasure
 from commands.accounts import CloseOwnAccount, CreateAccount
+from commands.appointments import BookAppointment
 from commands.disclosures import RecordDisclosure
 from commands.erasure import ErasePerson
 from commands.loop import Desk
 from commands.patients import RegisterPatient
-from domain import account
+from domain import account, appointment
 from domain.access import Actor, Role
 from domain.account import AccountClosed, ClosingReason
+from domain.appointment import AppointmentBooked, AppointmentCancelled
 from domain.disclosure import Means
 from domain.events import ERASED
 from domain.patient import ErasureGround, HumanName, PatientDetails
 from domain.ports import LogUnavailable
+from domain.provider import BookingRules
 from domain.purpose import Purpose
 from infra import erasures
 from infra.erasures import Erasures, Mark
@@ -33,7 +37,7 @@ from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from streams import erasure
 from streams.erasure import Eraser
-from tests.clinic import ADMIN, DESK, ORGANIZATION
+from tests.clinic import ADMIN, CHECKUP, DESK, LOCATION, ORGANIZATION, in_days, open_clinic
 from tests.conftest import Database
 from tests.people import OPERATOR, PASSWORD, credentials
 
@@ -117,6 +121,34 @@ async def test_every_account_that_acted_as_the_person_ends_with_them(
         emails = {key: found[name][0].event.email for name, key in streams.items()}  # type: ignore[attr-defined]
     await reader.close()
     assert emails == {earlier: ERASED, present: ERASED, berts: "bert@example.org"}
+
+
+async def test_a_visit_that_was_booked_in_the_very_moment_is_called_off(
+    desk: Desk, database: Database, master: MasterKeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic = await open_clinic(desk, patients=1, rules=BookingRules(cancel_notice_minutes=60 * 24 * 30))
+    booked: list[UUID] = []
+
+    async def look(desk: Desk, organization: str, patient_id: UUID, now: datetime) -> None:
+        """Somebody books between this look and the save."""
+        command = BookAppointment(
+            patient_id=patient_id,
+            provider_id=clinic.provider,
+            location_id=LOCATION.id,
+            visit_type_id=CHECKUP.id,
+            start=in_days(9),
+        )
+        booked.append(UUID((await desk.handle(command, DESK, organization)).content["appointment_id"]))
+
+    with monkeypatch.context() as rival:
+        rival.setattr(commands.erasure, "last_visit", look)
+        assert await erase(desk, clinic.patient) == "erased"
+    async with erasing(database, master, desk) as eraser:
+        await eraser.sweep()
+        await eraser.sweep()
+    stream = appointment.stream(booked[0])
+    told = [one.event for one in (await desk.log.load(ORGANIZATION, {stream: 0}))[stream]]
+    assert [type(event) for event in told] == [AppointmentBooked, AppointmentCancelled]
 
 
 async def test_what_a_command_under_way_put_back_is_dropped_again(
