@@ -153,6 +153,22 @@ async def test_an_erased_person_leaves_no_token() -> None:
     assert (anew.store.kept, anew.store.lists) == (told.store.kept, told.store.lists)
 
 
+async def test_it_is_rebuilt_beside_the_one_that_serves() -> None:
+    told = Told()
+    keys = [await told.register(number, names=[name("Example", f"Anna{number}")]) for number in (1, 2, 3)]
+    await told.say(PersonErased(patient_id=keys[1], ground=ErasureGround.OBJECTION))
+    before = dict(told.store.kept), dict(told.store.lists)
+    filled = await told.model.next_generation()
+    await filled.apply(told.log[:2])
+    await filled.apply(told.log)
+    assert await told.find(name="exam") == [keys[0], keys[2]]
+    await told.model.take_over(filled)
+    assert isinstance(told.model.store, MemoryStore)
+    assert told.model.store is not told.store
+    assert (told.model.store.kept, told.model.store.lists) == before
+    assert await told.find(name="exam") == [keys[0], keys[2]]
+
+
 async def test_what_is_kept_tells_nobody_who_anybody_is() -> None:
     told = Told()
     await told.register(1, names=[name("Quackenbush")], birth_date=date(1951, 2, 3))
