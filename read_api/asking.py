@@ -191,11 +191,12 @@ class Answer(Response):
 
 
 class Asking:
-    """One question: who asks, and what the headers say. Raises `InvalidParameter`."""
+    """One question: who asks, and what the headers say. Raises `InvalidParameter` and `BadPosition`."""
 
     __slots__ = (
         "_far",
         "_looks",
+        "_read_after",
         "_said_whom",
         "_what",
         "actor",
@@ -216,6 +217,8 @@ class Asking:
         self.correlation_id = correlated(request.scope) or (library.trail.ids.new() if library.trail else None)
         self._looks: list[asyncio.Task[None]] = []
         self._said_whom = False
+        # Where the log itself answers there is nothing to wait for; nonsense is refused all the same.
+        self._read_after = library.positions.read_after(request.headers.get("read-after"))
         self._what = ""
         self._far: Reach | None = None
         # In what standing the actor reaches what they ask for; None until that is decided (`read_api/access.py`).
@@ -266,9 +269,9 @@ class Asking:
     async def caught_up(self, *models: Model) -> int:
         """Wait until the models have what `Read-After` names. Returns the position that all of them have.
 
-        Raises `NotCaughtUp` and `BadPosition`."""
+        Raises `NotCaughtUp`."""
         library = self.library
-        wanted = library.positions.read_after(self.request.headers.get("read-after"))
+        wanted = self._read_after
         for model in models:
             if not wanted:
                 break
