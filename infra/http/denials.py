@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -95,20 +95,20 @@ class Denials:
         if caller is not None:
             organization, actor = caller.organization, caller.actor.id
             whose = str(caller.actor.account_id or caller.actor.id)
-        address = client_address(scope)
         now = self._clock.now()
-        for alike in (
-            _Alike(organization, actor, whose, code, operation, address),
-            _Alike(organization, actor, whose, code, "", address),
-            _Alike(self._organization, STRANGER, None, code, "", None),
-        ):
-            if (noted := self._noted.get(alike)) is not None:
-                noted.times += 1
-                noted.last_at = now
+        self._add(_Alike(organization, actor, whose, code, operation, client_address(scope)), _Noted(1, now, now))
+
+    def _add(self, alike: _Alike, found: _Noted) -> None:
+        of_all = _Alike(self._organization, STRANGER, None, alike.code, "", None)
+        for kind in (alike, replace(alike, operation=""), of_all):
+            if (noted := self._noted.get(kind)) is not None:
+                noted.times += found.times
+                noted.first_at = min(noted.first_at, found.first_at)
+                noted.last_at = max(noted.last_at, found.last_at)
                 return
-            if self._has_room(alike):
-                self._noted[alike] = _Noted(1, now, now)
-                self._of_one[address] += 1
+            if self._has_room(kind):
+                self._noted[kind] = found
+                self._of_one[kind.address or ""] += 1
                 return
 
     def _has_room(self, alike: _Alike) -> bool:
@@ -129,7 +129,8 @@ class Denials:
                 await self._log.append(self._save(some))
             except LogError as error:
                 _log.warning("refused requests could not be written: %s", type(error).__name__)
-                self._put_back(some)
+                for alike, found in some:
+                    self._add(alike, found)
 
     def _save(self, some: list[tuple[_Alike, _Noted]]) -> Save:
         """All of one actor."""
@@ -149,15 +150,6 @@ class Denials:
             events.append(NewEvent(stream(denial_id), refused, found.last_at, denial_id))
         context = Context(some[0][0].organization, some[0][0].actor, command_id, command_id)
         return Save(context, {event.stream: 0 for event in events}, events)
-
-    def _put_back(self, some: list[tuple[_Alike, _Noted]]) -> None:
-        for alike, found in some:
-            since = self._noted.setdefault(alike, _Noted(0, found.first_at, found.last_at))
-            since.times += found.times
-            since.first_at = min(since.first_at, found.first_at)
-            since.last_at = max(since.last_at, found.last_at)
-            if alike.address is not None:
-                self._of_one[alike.address] += 1
 
     async def _now_and_then(self) -> None:
         while True:

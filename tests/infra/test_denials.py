@@ -165,6 +165,28 @@ async def test_what_the_log_cannot_take_now_it_is_told_later(book: Served) -> No
     assert refused(one).first_at < refused(one).last_at
 
 
+async def test_while_the_log_is_away_what_waits_is_bounded_and_all_of_it_is_counted(book: Served) -> None:
+    class Away:
+        there = False
+
+        async def append(self, save: Save) -> Saved:
+            if not self.there:
+                raise LogUnavailable
+            return await book.log.append(save)
+
+    away: Any = Away()
+    denials = Denials(away, book.log.clock, TimeOrderedIds(), OURS, most=20)
+    for turn in range(30):
+        for number in range(20):
+            denials.note(knock_of(f"192.0.{turn}.{number}", "read"), "token_invalid")
+        await denials.write()
+    away.there = True
+    await denials.write()
+    found = [refused(one) for one in await recorded(book)]
+    assert len(found) <= 21
+    assert sum(one.times for one in found) == 600
+
+
 async def test_it_writes_by_itself_and_at_its_end(book: Served) -> None:
     async with denials_of(book, every=0.01) as denials:
         denials.note(knock_of("192.0.2.7"), "token_invalid")
