@@ -45,6 +45,7 @@ from commands.resources import Block, BlockTimes, RegisterResource
 from domain.access import Actor, Role
 from domain.appointment import CancellationReason, DeclineReason, MoveReason, Outcome, Status
 from domain.availability import BlockReason
+from domain.patient import HumanName, PatientDetails
 from domain.ports import FixedClock
 from domain.provider import (
     BookingRules,
@@ -338,7 +339,10 @@ class _Demo:
             await self._made(RegisterResource(kind=ResourceKind.DEVICE, name="Ultrasound device"), "resource_id")
         )
         for number in range(1, PATIENTS + 1):
-            registered = RegisterPatient(reference=f"Invented Patient {number:03}")
+            name = HumanName(family="Invented", given=(f"Patient {number:03}",))
+            registered = RegisterPatient(
+                reference=f"Invented Patient {number:03}", details=PatientDetails(names=(name,))
+            )
             self._patients.append(await self._made(registered, "patient_id"))
         for person, provider_id in zip(self._people, self._providers, strict=True):
             await self._ask(self._exceptions(person, provider_id), _ADMIN)

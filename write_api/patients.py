@@ -93,9 +93,7 @@ async def give_consent(patient_id: UUID, asked: Asked) -> Response:
 @router.post(
     "/patients/{patient_id}/consents/withdraw",
     response_model=ConsentAnswer,
-    **takes(
-        WITHDRAW, refusals=(404, 409), examples={"No e-mails": {"purpose": "email_messages", "means": "online"}}
-    ),
+    **takes(WITHDRAW, refusals=(404, 409), examples={"No e-mails": {"purpose": "email_messages", "means": "online"}}),
 )
 async def withdraw_consent(patient_id: UUID, asked: Asked) -> Response:
     """Write down that a patient agrees no longer. Staff, and patients for themselves."""
