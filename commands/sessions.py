@@ -136,6 +136,7 @@ async def end_session(command: EndSession, reading: Reading, actor: Actor) -> De
 @handles(EndSessions, "end_session")
 async def end_sessions(command: EndSessions, reading: Reading, actor: Actor) -> Decision:
     reason = await _as(reading, actor, command.account_id, Ending.SIGNED_OUT)
+    await reading.get(ACCOUNT, command.account_id)
     names = await reading.desk.log.streams(reading.organization, *session.streams_of(command.account_id))
     keys = [key for name in names if (key := session.key_of(name)).id != command.but]
     states = [state for state in (await reading.each(SESSION, keys)).values() if state is not None]

@@ -118,6 +118,7 @@ POLICY: Final[dict[str, Rule]] = {
     "manage_accounts":    _row("Account.u",        _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "set_mfa_policy":     _row("Organization.u",   _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "end_session":        _row("Session.d",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
+    "read_clients":       _row("Client.s",         _NO,   _NO,       _NO,   _ALL,  _ALL,  _NO,   _NO),
     "read_account":       _row("Account.r",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
     "read_sessions":      _row("Session.s",        _SELF, _SELF,     _SELF, _ALL,  _ALL,  _SELF, _SELF),
     "correct_patient":    _row("Patient.u",        _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _NO,   _NO),
@@ -143,9 +144,9 @@ POLICY: Final[dict[str, Rule]] = {
     "read_glass":         _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_looks":         _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_disclosures":   _row("AuditEvent.s",     _SELF, _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
-    "read_suspicions":    _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_holds":         _row("Patient.r",        _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "read_retention":     _row("Organization.r",   _NO,   _NO,       _ALL,  _ALL,  _NO,   _ALL,  _NO),
+    "read_suspicions":    _row("AuditEvent.s",     _NO,   _NO,       _NO,   _ALL,  _NO,   _ALL,  _NO,  personal=True),
     "record_disclosure":  _row("AuditEvent.c",     _NO,   _PATIENTS, _ALL,  _ALL,  _NO,   _NO,   _NO),
     "read_figures":       _row("MeasureReport.r",  _NO,   _NO,       _NO,   _ALL,  _ALL,  _ALL,  _ALL),
 }

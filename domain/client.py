@@ -23,8 +23,9 @@ from domain.events import Event
 from domain.provider import Value, Words
 from domain.refusals import Refusal
 
-# What may stand in a URI (RFC 3986 §2), but for the fragment, which RFC 6749 §3.1.2 forbids here.
-_URI = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]{1,500}")
+# What may stand in a URI (RFC 3986 §2), but for the fragment, which RFC 6749 §3.1.2 forbids here, and the asterisk,
+# which would promise a pattern where there is none.
+_URI = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()+,;=%]{1,500}")
 
 
 class Kind(StrEnum):
@@ -153,6 +154,11 @@ def stream(client_id: UUID) -> str:
     return f"client/{client_id}"
 
 
+def streams() -> tuple[str, str]:
+    """The first and the last name that a client's stream may have."""
+    return "client/", "client/~"
+
+
 def evolve(state: Client | None, event: Event) -> Client:
     match event:
         case ClientRegistered():
@@ -206,7 +212,7 @@ def _parts(uri: str) -> SplitResult | None:
     try:
         parts = urlsplit(uri)
         # Reading the port is what checks it.
-        good = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc and "*" not in parts.netloc
+        good = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         return None
     return parts if good else None

@@ -6,7 +6,7 @@ A route that is not in the table fails; the failure says which line to add. A ne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -16,9 +16,12 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from starlette.routing import Route
 
+import write_api.oauth.app
 from commands.accounts import CreateAccount, InviteAccount
 from commands.appointments import BookAppointment
+from commands.clients import RegisterClient
 from commands.erasure import PlaceLegalHold
 from commands.glass import BreakGlass
 from commands.loop import Command
@@ -26,7 +29,9 @@ from commands.patients import RegisterPatient
 from commands.providers import PublishHours, TimeOff
 from commands.proxies import EndProxy, GrantProxy
 from commands.resources import RegisterResource
+from commands.sessions import StartSession
 from domain.access import Actor, Role
+from domain.client import Details, Grant, Kind
 from domain.glass import GlassReason
 from domain.patient import HoldReason
 from domain.provider import ResourceKind, TimeOffReason
@@ -99,7 +104,7 @@ POST   /write/accounts/me/totp                              2    2     2     2  
 POST   /write/accounts/me/totp/confirm                      422  422   422   422      422    422      422      422  422   403    422     422     403
 DELETE /write/accounts/me/totp                              2    2     2     2        2      2        2        2    9     403    9       2       403
 POST   /write/accounts/me/recovery-codes                    2    2     2     2        2      2        2        2    2     403    2       2       403
-POST   /write/accounts/me/passkeys/options                  2    2     2     2        2      2        2        2    2     403    2       2       403
+POST   /write/accounts/me/passkey-options                   2    2     2     2        2      2        2        2    2     403    2       2       403
 POST   /write/accounts/me/passkeys                          422  422   422   422      422    422      422      422  422   403    422     422     403
 DELETE /write/accounts/me/passkeys/{passkey_id}             9    9     9     9        9      9        9        9    9     403    9       9       403
 POST   /write/accounts/invitations                          403  403   403   403      403    403      403      2    2     2      403     403     404
@@ -110,6 +115,13 @@ POST   /write/accounts/{account_id}/unlock                  403  403   403   403
 POST   /write/accounts/{account_id}/reset-factors           403  403   403   403      403    403      403      403  9     9      403     403     404
 POST   /write/accounts/{account_id}/close                   403  403   403   403      403    403      403      403  2     2      403     403     404
 PUT    /write/accounts/mfa-policy                           403  403   403   403      403    403      403      403  2     2      403     403     2
+DELETE /write/accounts/{account_id}/sessions/{session_id}   404  404  404   404      404    404      404      404  2     2      404     404     404
+DELETE /write/accounts/{account_id}/sessions                404  404  404   404      404    404      404      404  2     2      404     404     404
+GET    /read/accounts/{account_id}/sessions                 404  404  404   404      404    404      404      404  2     2      404     404     404
+POST   /write/clients                                       403  403  403   403      403    403      403      403  2     2      403     403     2
+POST   /write/clients/{client_id}/secret                    403  403  403   403      403    403      403      403  2     2      403     403     404
+DELETE /write/clients/{client_id}                           403  403  403   403      403    403      403      403  2     2      403     403     404
+GET    /read/clients                                        403  403  403   403      403    403      403      403  2     2      403     403     2
 POST   /write/patients/{patient_id}/glass                   403  403   403   403      2      2        2        2    403   403    403     403     403
 GET    /read/accounts/{account_id}                          404  404  404   404      404    404      404      404  2     2      404     404     404
 GET    /read/slots                                          2    2     404   404      2      404      2        2    2     2      2       403     404
@@ -127,6 +139,8 @@ GET    /read/patients/{patient_id}/export                   2    404   404   404
 GET    /read/patients/{patient_id}/looks                    2    404   404   404      403    403      403      403  2     403    2       403     404
 GET    /read/suspicious                                     403  403   403   403      403    403      403      403  2     403    2       403     2
 GET    /read/patients/{patient_id}/disclosures              2    404   404   404      403    403      403      403  2     403    2       403     404
+GET    /read/patients/{patient_id}/holds                    403  403   403   403      403    403      403      403  2     403    2       403     404
+GET    /read/retention                                      403  403   403   403      403    403      403      2    2     403    2       403     2
 POST   /read/patients/search                                403  403   403   403      2      2        2        2    2     2      403     403     2
 GET    /read/patients/{patient_id}/proxies                  2    2     404   404      2      404      2        2    2     2      2       403     404
 GET    /read/proxies                                        2    2     2     2        403    403      403      403  403   403    403     403     403
@@ -139,8 +153,6 @@ GET    /read/facts/lead-times                               403  403   403   403
 GET    /read/facts/hours                                    403  403   403   403      403    403      403      403  2     2      2       2       2
 GET    /read/facts/statuses                                 403  403   403   403      403    403      403      403  2     2      2       2       2
 DELETE /write/accounts/me                                   2    2     2     2        2      2        2        2    2     403    2       2       403
-GET    /read/patients/{patient_id}/holds                    403  403   403   403      403    403      403      403  2     403    2       403     404
-GET    /read/retention                                      403  403   403   403      403    403      403      2    2     403    2       403     2
 """  # noqa: E501 - a line is a row
 
 # Routes that anybody may ask, without a token.
@@ -152,6 +164,21 @@ PUBLIC: frozenset[str] = frozenset(
         "POST /write/accounts/reset",
     }
 )
+# What stands in no description: pages, files, and the doors of OAuth 2.1 and OpenID Connect, each with a way of its own
+# of knowing who asks (a cookie of the sign-in, a client's secret, a code), shown in tests/write_api/oauth.
+UNDESCRIBED = """
+GET  /write/openapi.json      GET  /write/docs        GET  /read/openapi.json       GET  /read/docs
+GET  /oauth/authorize         POST /oauth/authorize   POST /oauth/token             POST /oauth/revoke
+POST /oauth/introspect        GET  /oauth/userinfo    POST /oauth/userinfo          GET  /oauth/jwks
+GET  /.well-known/openid-configuration                GET  /.well-known/oauth-authorization-server
+GET  /.well-known/smart-configuration                 GET  /oauth/assets/{name}     GET  /oauth/continue
+GET  /oauth/sign-in           POST /oauth/sign-in     POST /oauth/second-factor     POST /oauth/passkey
+POST /oauth/enrol             POST /oauth/consent     GET  /oauth/end-session       POST /oauth/end-session
+POST /oauth/sign-out          GET  /oauth/sessions    POST /oauth/sessions/end
+GET  /oauth/account/register  POST /oauth/account/register
+GET  /oauth/account/forgotten POST /oauth/account/forgotten
+GET  /oauth/account/{purpose} POST /oauth/account/{purpose}
+"""
 # Routes that ask no scope of a bounded token, since no app is kept from what concerns its own session.
 UNSCOPED: frozenset[str] = frozenset()
 
@@ -342,6 +369,32 @@ async def _invited(walk: Walk) -> Question:
     return Question({"account_id": await walk.made(invited, "account_id", SYSTEM)})
 
 
+async def _session(walk: Walk) -> Question:
+    """Somebody else's. One's own is ended in tests/write_api/oauth."""
+    question = await _account(walk)
+    account_id, session_id = UUID(question.ids["account_id"]), uuid4()
+    (state,) = [state for _, state in (await walk.book.desk.states(ORGANIZATION, [f"account/{account_id}"])).values()]
+    started = StartSession(
+        account_id=account_id,
+        session_id=session_id,
+        era=state.era,
+        factors=("pwd",),
+        authenticated_at=datetime.now(UTC),
+    )
+    await walk.made(started, "outcome", SYSTEM)
+    return Question({"account_id": str(account_id), "session_id": str(session_id)})
+
+
+async def _client(walk: Walk) -> Question:
+    details = Details(
+        name="A laboratory",
+        kind=Kind.CONFIDENTIAL,
+        grants=(Grant.CLIENT_CREDENTIALS,),
+        scopes=("system/Appointment.rs",),
+    )
+    return Question({"client_id": await walk.made(RegisterClient(details=details, secret="0" * 64), "client_id")})
+
+
 async def _passkey(walk: Walk) -> Question:
     return Question({"passkey_id": str(uuid4())})
 
@@ -426,6 +479,19 @@ ASKED: dict[str, Callable[[Walk], Awaitable[Question]]] = {
     "GET /read/accounts/{account_id}": _account,
     "POST /write/accounts/{account_id}/reset-factors": _account,
     "POST /write/accounts/{account_id}/close": _account,
+    "DELETE /write/accounts/{account_id}/sessions/{session_id}": _session,
+    "DELETE /write/accounts/{account_id}/sessions": _session,
+    "GET /read/accounts/{account_id}/sessions": _session,
+    "POST /write/clients": _body(
+        {
+            "name": "A portal",
+            "kind": "public",
+            "grants": ["authorization_code"],
+            "redirect_uris": ["https://a.example/"],
+        }
+    ),
+    "POST /write/clients/{client_id}/secret": _client,
+    "DELETE /write/clients/{client_id}": _client,
     "PUT /write/accounts/mfa-policy": _body({"roles": {"front_desk": "optional"}}),
     "POST /read/patients/search": _body({"name": "Anna"}),
     "GET /read/slots": _slots,
@@ -555,6 +621,34 @@ async def test_the_table_knows_every_route(walk: Walk) -> None:
     assert opened == PUBLIC, "a route without a token is named in PUBLIC, by somebody who meant it"
 
 
+def every(routes: Iterable[Any]) -> Iterator[Any]:
+    """Routes, those of included routers too."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route
+        else:
+            yield from every(inner.routes)
+
+
+async def test_what_no_description_shows_is_known_too(walk: Walk) -> None:
+    nothing: Any = None
+    oauth = write_api.oauth.app.build(
+        nothing, nothing, nothing, bytes(32), issuer="https://book.example.org", organization=ORGANIZATION, audiences={}
+    )
+    found = {
+        f"{method} {route.path}"
+        for app in (walk.book.writes, walk.book.reads, oauth)
+        for route in every(app.routes)
+        if isinstance(route, Route) and not route.include_in_schema
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    words = UNDESCRIBED.split()
+    known = {f"{method} {path}" for method, path in zip(words[::2], words[1::2], strict=True)}
+    assert found - known == set(), "a door that nobody described: name it in UNDESCRIBED, and say how it knows who asks"
+    assert known - found == set(), "these are no doors any more"
+
+
 async def test_every_route_by_every_role_and_relationship(walk: Walk) -> None:
     wrong = []
     for route, expected in EXPECTED.items():
@@ -579,6 +673,7 @@ async def test_without_a_token_no_route_answers(walk: Walk) -> None:
         method, path = route.split()
         ids = dict.fromkeys(("appointment_id", "patient_id", "provider_id", "location_id", "visit_type_id"), uuid4())
         ids |= dict.fromkeys(("resource_id", "time_off_id", "hold_id", "proxy_id", "account_id", "passkey_id"), uuid4())
+        ids |= dict.fromkeys(("session_id", "client_id"), uuid4())
         answer = await walk.book.http.request(method, path.format_map(ids))
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), route
 

@@ -69,6 +69,10 @@ class LetterAnswer(BaseModel):
     """A letter is on its way where there is one to send. The answer is the same whether or not the address is known."""
 
 
+class VerifiedAnswer(BaseModel):
+    account_id: UUID
+
+
 class AccountAnswer(Answered):
     account_id: UUID
 
@@ -101,7 +105,7 @@ class PolicyAnswer(Answered):
     roles: dict[Role, Mfa]
 
 
-@router.post("", response_model=LetterAnswer, **takes(REGISTER, status=202, keyed=False, examples=ADDRESS))
+@router.post("", response_model=LetterAnswer, **takes(REGISTER, status=202, stranger=True, examples=ADDRESS))
 async def register_account(visit: Visit, attempt: ByLetter) -> Response:
     """Ask for a patient's account. The address gets a link, and a password is chosen behind it."""
     command = await visit.read(REGISTER)
@@ -109,7 +113,7 @@ async def register_account(visit: Visit, attempt: ByLetter) -> Response:
     return await _by_letter(visit, command)
 
 
-@router.post("/verify", response_model=AccountAnswer, **takes(FOLLOW, refusals=(409,), keyed=False, examples=LINK))
+@router.post("/verify", response_model=VerifiedAnswer, **takes(FOLLOW, refusals=(409,), stranger=True, examples=LINK))
 async def verify_account(visit: Visit, attempt: ByLink) -> Response:
     """Confirm an address with the token of a letter, and choose a password: at least twelve characters of any kind, and
     none that is guessed first."""
@@ -119,7 +123,7 @@ async def verify_account(visit: Visit, attempt: ByLink) -> Response:
 @router.post(
     "/reset/ask",
     response_model=LetterAnswer,
-    **takes(ASK_RESET, status=202, keyed=False, examples=ADDRESS),
+    **takes(ASK_RESET, status=202, stranger=True, examples=ADDRESS),
 )
 async def ask_reset(visit: Visit, attempt: ByLetter) -> Response:
     """Ask for a link behind which a new password is chosen."""
@@ -128,7 +132,7 @@ async def ask_reset(visit: Visit, attempt: ByLetter) -> Response:
     return await _by_letter(visit, command)
 
 
-@router.post("/reset", response_model=AccountAnswer, **takes(FOLLOW, refusals=(409,), keyed=False, examples=LINK))
+@router.post("/reset", response_model=VerifiedAnswer, **takes(FOLLOW, refusals=(409,), stranger=True, examples=LINK))
 async def reset_password(visit: Visit, attempt: ByLink) -> Response:
     """Choose a new password with the token of a letter. All sessions end, and what wrong guesses brought about too."""
     return await _by_link(visit, LinkPurpose.RESET)
@@ -186,7 +190,7 @@ async def make_recovery_codes(asked: Asked) -> Response:
     return await _once(asked, MakeRecoveryCodes())
 
 
-@router.post("/me/passkeys/options", response_model=OptionsAnswer, **takes(refusals=(404, 409), keyed=False))
+@router.post("/me/passkey-options", response_model=OptionsAnswer, **takes(refusals=(404, 409), keyed=False))
 async def new_passkey(asked: Asked) -> Response:
     """What a browser needs to make a passkey (WebAuthn Level 2). Good for five minutes."""
     return await _once(asked, NewPasskey())
@@ -285,9 +289,8 @@ async def _by_letter(visit: Visiting, command: Command) -> Response:
 
 async def _by_link(visit: Visiting, purpose: LinkPurpose) -> Response:
     answer = await visit.ask(await visit.read(FOLLOW, purpose=purpose))
-    position = visit.counter.positions.show(answer.position)
-    shown = {"account_id": answer.content["account_id"], "position": position}
-    return JSONResponse(shown, 200, {"Position": position}, background=_sent(visit.counter, answer))
+    shown = {"account_id": answer.content["account_id"]}
+    return JSONResponse(shown, background=_sent(visit.counter, answer))
 
 
 async def _once(asked: Asking, command: Command, *, status: int = 200) -> Response:

@@ -15,6 +15,7 @@ from infra.http.tokens import Bearers
 from write_api import (
     accounts,
     appointments,
+    clients,
     describing,
     disclosures,
     erasure,
@@ -23,6 +24,7 @@ from write_api import (
     providers,
     proxies,
     resources,
+    sessions,
 )
 from write_api.asking import Counter
 from write_api.letters import Post
@@ -75,6 +77,8 @@ def build(
             proxies.router,
             glass.router,
             accounts.router,
+            sessions.router,
+            clients.router,
             disclosures.router,
         ),
         bearers=bearers,
