@@ -63,14 +63,16 @@ def takes(
     form: bool = False,
     located: bool = False,
     keyed: bool = True,
+    stranger: bool = False,
     examples: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Options of a command's route: `@router.post("", **takes(BOOK, status=201, refusals=(404, 409)))`.
 
     `form` says that `If-Match` is heeded, `located` that the answer has a `Location`, `keyed` that it is remembered
-    under an `Idempotency-Key`. `examples` are bodies by what they show.
+    under an `Idempotency-Key`. A `stranger` asks without a token, under no key and for no purpose, and is not told
+    where it stands in the log. `examples` are bodies by what they show.
     """
-    headers = _HEADERS if keyed else _HEADERS[1:]
+    headers = _HEADERS[2:] if stranger else _HEADERS if keyed else _HEADERS[1:]
     told: dict[str, Any] = {"parameters": [*headers, _IF_MATCH] if form else list(headers)}
     if body is not None:
         name = body.model.__name__
@@ -81,7 +83,8 @@ def takes(
                 words.lower().replace(" ", "_"): {"summary": words, "value": value} for words, value in examples.items()
             }
         told["requestBody"] = {"required": not body.optional, "content": {"application/json": content}}
-    answered = _ANSWER_HEADERS | (_LOCATION if located else {})
+    shown = {name: header for name, header in _ANSWER_HEADERS.items() if name == "X-Request-Id" or not stranger}
+    answered = shown | (_LOCATION if located else {})
     return {
         "status_code": status,
         "responses": {status: {"headers": answered}, **responses(*refusals, *((412,) if form else ()))},
