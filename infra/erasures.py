@@ -19,7 +19,7 @@ from infra.event_log.connections import Connections
 from infra.event_log.log import PostgresEventLog
 from infra.installation import Installation
 from infra.keyring import PostgresKeyring
-from streams.erasure import BITE, Eraser
+from streams.erasure import BITE, Eraser, accounts_of
 
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
@@ -108,6 +108,8 @@ class Erasures:
         for recorded in await self._events.named((PersonErased.NAME,), self._position, upto):
             if isinstance(recorded.event, PersonErased):
                 person = str(recorded.event.patient_id)
+                for account_id in await accounts_of(self._events, recorded.organization, recorded.event.patient_id):
+                    self._keyring.let_go(recorded.organization, str(account_id))
                 self._keyring.let_go(recorded.organization, person)
                 self._tell(recorded.organization, person)
                 # A command under way may remember what it had read; no command takes as long as this.

@@ -16,13 +16,15 @@ from uuid import UUID
 
 from commands.accounts import CloseAccountOf
 from commands.appointments import CancelAppointment
-from commands.loop import ACCOUNT, HOLDER, NOTHING, Busy, Desk
+from commands.loop import NOTHING, Busy, Desk
+from domain import account, holder
 from domain.access import Actor, Role
+from domain.account import Account
 from domain.appointment import CancellationReason, Override, TooLateToCancel
 from domain.availability import page_stream
 from domain.holder import HolderNamed
 from domain.patient import PersonErased
-from domain.ports import LogError, Recorded
+from domain.ports import EventLog, LogError, Recorded
 from domain.refusals import Refusal
 from domain.slots import OverrideReason
 
@@ -103,7 +105,7 @@ class Eraser:
             correlation_id=cause.correlation_id,
             causation_id=cause.event_id,
         )
-        for account_id in await self._accounts(organization, patient_id):
+        for account_id in await accounts_of(self._desk.log, organization, patient_id):
             await self._keys.forget(organization, str(account_id))
         await self._keys.forget(organization, str(patient_id))
 
@@ -130,18 +132,6 @@ class Eraser:
                     causation_id=cause.event_id,
                 )
 
-    async def _accounts(self, organization: str, patient_id: UUID) -> Sequence[UUID]:
-        """Every account that ever acted as the person, but for one that has become somebody else's."""
-        stream = HOLDER.stream(patient_id)
-        told = (await self._desk.log.load(organization, {stream: 0}))[stream]
-        named = dict.fromkeys(one.event.account_id for one in told if isinstance(one.event, HolderNamed))
-        found = await self._desk.states(organization, map(ACCOUNT.stream, named))
-        return [
-            key
-            for key in named
-            if (state := found[ACCOUNT.stream(key)][1]) is None or state.person in (None, patient_id)
-        ]
-
     async def _run(self) -> None:
         position = 0
         while True:
@@ -153,3 +143,18 @@ class Eraser:
             except Exception as error:  # a fault of ours; the event stands, so it is tried again, and in the open
                 _log.error("an erasure can't be carried out (%s)", type(error).__name__)
             await asyncio.sleep(_PAUSE)
+
+
+async def accounts_of(log: EventLog, organization: str, patient_id: UUID) -> Sequence[UUID]:
+    """Every account that ever acted as the person, but for one that has become somebody else's."""
+    stream = holder.stream(patient_id)
+    told = (await log.load(organization, {stream: 0}))[stream]
+    named = {account.stream(one.event.account_id): 0 for one in told if isinstance(one.event, HolderNamed)}
+    found = []
+    for events in (await log.load(organization, named)).values():
+        state: Account | None = None
+        for recorded in events:
+            state = account.evolve(state, recorded.event)
+        if state is not None and state.person in (None, patient_id):
+            found.append(state.id)
+    return found
