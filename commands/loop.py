@@ -374,22 +374,17 @@ class Reading:
 Handler = Callable[[C, Reading, Actor], Awaitable[Decision]]
 OnRefusal = Callable[[C, Reading, Refusal], Awaitable[None]]
 HANDLERS: dict[type[Command], tuple[Handler[Any], OnRefusal[Any] | None]] = {}
-
-
 # The row of the policy table that each command stands on.
 ACTIONS: dict[type[Command], str] = {}
 
 
-def handles(
-    kind: type[C], may: str | None = None, *, on_refusal: OnRefusal[C] | None = None
-) -> Callable[[Handler[C]], Handler[C]]:
+def handles(kind: type[C], may: str, *, on_refusal: OnRefusal[C] | None = None) -> Callable[[Handler[C]], Handler[C]]:
     """Register the handler of a command. `may` is the row of the policy table that says who may ask for it.
     `on_refusal` may add to a refusal's details before it is given."""
 
     def register(handler: Handler[C]) -> Handler[C]:
         HANDLERS[kind] = (handler, on_refusal)
-        if may is not None:
-            ACTIONS[kind] = may
+        ACTIONS[kind] = may
         return handler
 
     return register
@@ -577,10 +572,7 @@ class Desk:
 async def _allowed(handler: Handler[Any], command: Command, reading: Reading, actor: Actor) -> Decision:
     """What the handler decides, where the policy table lets the actor ask. A handler that asks for what not everybody
     reaches, and never says whose it is, is at fault, and nothing comes of it."""
-    what = ACTIONS.get(type(command))
-    if what is None:
-        return await handler(command, reading, actor)
-    far = access.require(actor, what)
+    far = access.require(actor, ACTIONS[type(command)])
     decision = await handler(command, reading, actor)
     if reading.standing is None and far is not Reach.CLINIC:
         raise RuntimeError(f"{type(command).__name__} does not say whose it is")

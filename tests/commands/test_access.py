@@ -218,7 +218,7 @@ async def test_the_glass_of_somebody_with_an_account_is_theirs_whichever_token_t
 def test_every_command_stands_on_a_row_of_the_table() -> None:
     for kind in HANDLERS:
         if kind.__module__.startswith("commands."):
-            assert ACTIONS.get(kind) in POLICY, f"{kind.__name__}: @handles({kind.__name__}, may=…) names no row"
+            assert ACTIONS[kind] in POLICY, f"{kind.__name__} stands on a row that is not there"
 
 
 async def test_a_handler_that_never_says_whose_it_is_comes_to_nothing(
