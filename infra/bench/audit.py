@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -108,8 +108,8 @@ def _compare(told: int, silent: int, requests: Sequence[bytes], per_round: int) 
     }
 
 
-def _median(values: Any) -> float:
-    return statistics.median(list(values))
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 def _drive(port: int, requests: list[bytes]) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,9 +15,11 @@ from domain.access import Actor, Role
 from domain.look import RecordSeen, Screen, streams_of
 from domain.origin import OriginSeen, stream
 from domain.ports import FixedClock, LogUnavailable, Recorded
+from infra.http.origins import Origins
+from infra.ids import TimeOrderedIds
 from read_api.asking import Asking
 from tests.clinic import DESK, ORGANIZATION, Clinic, in_days, patient_actor
-from tests.served import Served, at, someone, visit
+from tests.served import SECRET, Served, at, someone, visit
 from tests.write_api.test_appointments import booked, is_problem
 
 
@@ -200,3 +203,35 @@ async def test_a_route_that_does_not_say_whom_it_shows_shows_nothing(
     is_problem(await book.get(f"/appointments/{one}", DESK), 500, "internal_error")
     # What is nobody's in person has nobody to name.
     assert (await book.get(f"/providers/{clinic.provider}", DESK)).status_code == 200
+
+
+async def test_a_known_origin_asks_nothing_of_the_log_and_two_processes_give_one_origin_one_id(
+    book: Served, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, origins = book.log.append, 0
+
+    async def counted(save: Any) -> Any:
+        nonlocal origins
+        origins += sum(isinstance(new.event, OriginSeen) for new in save.events)
+        return await append(save)
+
+    monkeypatch.setattr(book.log, "append", counted)
+    scope = {"type": "http", "headers": [(b"user-agent", b"frontdesk/3")], "client": ("192.0.2.7", 4711)}
+    here, elsewhere = (Origins(book.log, book.log.clock, TimeOrderedIds(), SECRET) for _ in range(2))
+    one = await here.of(scope, ORGANIZATION, DESK)
+    assert [await here.of(scope, ORGANIZATION, DESK) for _ in range(3)] == [one] * 3
+    assert origins == 1
+    # Another process meets it for the first time, and finds it written.
+    assert await elsewhere.of(scope, ORGANIZATION, DESK) == one
+    assert len((await book.log.load(ORGANIZATION, {stream(one): 0}))[stream(one)]) == 1
+    # Whatever makes another origin gives another id.
+    others = {
+        await here.of({**scope, "client": ("192.0.2.8", 4711)}, ORGANIZATION, DESK),
+        await here.of({**scope, "headers": []}, ORGANIZATION, DESK),
+        await here.of(scope, ORGANIZATION, replace(DESK, session_id=uuid4())),
+        await here.of(scope, ORGANIZATION, replace(DESK, client_id="portal")),
+        await here.of(scope, "another", DESK),
+        await Origins(book.log, book.log.clock, TimeOrderedIds(), b"x" * 32).of(scope, ORGANIZATION, DESK),
+    }
+    assert len(others - {one}) == 6
+    assert one.version == 8
