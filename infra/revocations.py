@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, Self
 
 from domain.account import (
@@ -84,19 +85,8 @@ class Revocations:
                 await self._task
 
     def ended(self, caller: Caller, made: float) -> bool:
-        """Whether what a token rests on has ended since it was made, in seconds since the epoch. A token of the very
-        second in which its account changed counts as made before."""
-        actor = caller.actor
-        if actor.client_id is None:
-            # An operator's: nothing in the log stands behind it.
-            return False
-        ended, organization = self._ended, caller.organization
-        if actor.session_id is not None and (organization, str(actor.session_id)) in ended:
-            return True
-        named = str(actor.account_id) if actor.account_id is not None else actor.client_id
-        if made <= ended.get((organization, named), 0.0):
-            return True
-        return made <= ended.get((organization, actor.client_id), 0.0)
+        """Whether what a token rests on has ended since it was made, in seconds since the epoch."""
+        return not holds(self._ended, caller, made)
 
     async def check(self) -> str:
         """For health. Raises `Behind`."""
@@ -131,10 +121,19 @@ class Revocations:
         self._ended.move_to_end(key)
 
     def _forget(self) -> None:
-        until = _seconds(self._clock.now() - self._life)
+        until = (self._clock.now() - self._life).timestamp()
         while self._ended and next(iter(self._ended.values())) < until:
             self._ended.popitem(last=False)
 
 
-def _seconds(instant: datetime) -> float:
-    return instant.timestamp()
+def holds(ended: Mapping[tuple[str, str], float], caller: Caller, made: float) -> bool:
+    """Whether a token that was made then holds, where `ended` says what ended when, by organization and id."""
+    actor, organization = caller.actor, caller.organization
+    if actor.client_id is None:
+        # An operator's: nothing in the log stands behind it.
+        return True
+    if actor.session_id is not None and (organization, str(actor.session_id)) in ended:
+        return False
+    if actor.account_id is not None and made <= ended.get((organization, str(actor.account_id)), 0.0):
+        return False
+    return made > ended.get((organization, actor.client_id), 0.0)

@@ -31,6 +31,7 @@ BENCHES = {
     "lag": Bench("infra.bench.lag", "a booking acknowledged until every read model shows it, on both stacks"),
     "scale": Bench("infra.bench.scale", "what a booking costs in each part, and ten million a day played through"),
     "sign-in": Bench("infra.bench.sign_in", "passwords checked, 16 at once, against Argon2id by itself"),
+    "tokens": Bench("infra.bench.tokens", "a token checked, known and new, against a bare jwt.decode"),
     "verify": Bench("infra.bench.verify", "the chain verified"),
     "audit": Bench("infra.bench.audit", "reads with and without their trail, and the log replayed"),
     "import": Bench("infra.bench.no_shows", "the no-shows table imported, when the file is named by NO_SHOWS"),
@@ -64,6 +65,7 @@ def bench(name: str, size: float, as_json: bool) -> None:
       lag      a booking acknowledged until it is visible, on both stacks
       scale    what ten million bookings a day need
       sign-in  passwords checked, against Argon2id by itself
+      tokens   a token checked, against a bare jwt.decode
       verify   the chain verified
       audit    what the trail of reads costs, and how fast the log is replayed
       import   the no-shows table imported (NO_SHOWS=path/to/no-shows.csv.gz)
