@@ -155,6 +155,13 @@ class Caller:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    async def search(self, path: str, body: Any) -> Any:
+        """What is asked for in a body, after the caller's last command."""
+        headers = {} if self.position is None else {"Read-After": self.position}
+        answer = await self._persist("POST", f"{self._house.read_url}/read{path}", headers, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
     async def _persist(self, method: str, url: str, headers: Mapping[str, str], **asked: Any) -> httpx.Response:
         give_up = time.monotonic() + PATIENCE
         while True:
