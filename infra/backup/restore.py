@@ -33,9 +33,9 @@ from infra.event_log.verify import Report, verify
 from infra.key_files import sync_folder
 from infra.keyring import MasterKey, opens
 
-# The key files without which a restored log would not be what it was: the one opens what is personal, with the other a
-# repeated command is known again.
-NEEDED: Final = ("master.key", "commands")
+# The key files without which a restored log would not be what it was: the first opens what is personal, with the second
+# a repeated command is known again, and by the third an account is found by its address.
+NEEDED: Final = ("master.key", "commands", "blind")
 # Rows are checked here and written there; in short turns, so that both have work.
 _TURN: Final = 500
 _TRIED: Final = 100

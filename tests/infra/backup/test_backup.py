@@ -293,15 +293,16 @@ async def test_keys_that_do_not_fit_are_noticed_before_anything_is_touched(
 ) -> None:
     folder = tmp_path / "backup"
     await confide(log, "visit/anna", ANNA, "a cough")
-    secrets = {"master.key": fingerprint(b"m"), "commands": fingerprint(b"c")}
+    secrets = {"master.key": fingerprint(b"m"), "commands": fingerprint(b"c"), "blind": fingerprint(b"b")}
     back_up(database, folder, secrets=secrets)
     other = another_database()
     with pytest.raises(WrongKeys, match="master key does not open"):
         bring_back(folder, other, MasterKeyFile(bytes(32)))
     with pytest.raises(WrongKeys, match=r"master\.key is missing"):
         bring_back(folder, other, master, secrets={})
-    with pytest.raises(WrongKeys, match="commands is another"):
-        bring_back(folder, other, master, secrets={**secrets, "commands": fingerprint(b"d")})
+    for name in ("commands", "blind"):
+        with pytest.raises(WrongKeys, match=f"{name} is another"):
+            bring_back(folder, other, master, secrets={**secrets, name: fingerprint(b"d")})
     with pytest.raises(Damaged, match="not signed by a known key"):
         bring_back(folder, other, master, keys={SigningKey(bytes(32)).id: SigningKey(bytes(32)).public})
     assert everything_in(other)["events"] == []
