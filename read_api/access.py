@@ -7,18 +7,14 @@ somebody else.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Final
+from datetime import date, datetime
 from uuid import UUID
 
-from domain import access, glass, proxy
+from domain import access, appointment, glass, proxy
 from domain.access import Actor, Standing, Tie, Ties, Whose
+from domain.availability import TimeReserved, page_stream
 from domain.ports import EventLog
-from projections.as_of import AsOf
 from read_api.folding import folded
-
-_NOW: Final = 2**63 - 1
-_ALL: Final = 1_000_000
 
 
 async def reached(log: EventLog, now: datetime, organization: str, actor: Actor, what: str, whose: Whose) -> Standing:
@@ -47,5 +43,9 @@ async def _in_care(log: EventLog, organization: str, provider_id: UUID | None, p
     """Whether the patient has a visit with the provider, past or to come."""
     if provider_id is None:
         return False
-    page = await AsOf(log, organization, _NOW).of_patient(patient_id, limit=_ALL)
-    return any(access.makes_own(row, provider_id) for row in page.appointments)
+    first, last = page_stream(patient_id, date.min), page_stream(patient_id, date.max)
+    pages = await log.load(organization, dict.fromkeys(await log.streams(organization, first, last), 0))
+    reserved = [one.event for told in pages.values() for one in told if isinstance(one.event, TimeReserved)]
+    visits = await log.load(organization, {appointment.stream(event.appointment_id): 0 for event in reserved})
+    states = (folded(appointment.evolve, told) for told in visits.values())
+    return any(state is not None and access.makes_own(state, provider_id) for state in states)
