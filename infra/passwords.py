@@ -60,9 +60,11 @@ class Argon2Passwords:
 
     def verified(self, hashed: str | None, password: str) -> bool:
         """As `verify`, in this thread."""
+        # Made at the first sign-in of anybody, so that not even that one tells who is known.
+        stand_in = self._nobody
         try:
             # The library compares in constant time.
-            return self._hasher.verify(hashed or self._nobody, password) and hashed is not None
+            return self._hasher.verify(hashed or stand_in, password) and hashed is not None
         except (VerificationError, InvalidHashError):
             return False
 
