@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from domain.refusals import Unknown
 from infra.http.address import is_https
 from infra.http.correlation import ASKED
 from infra.http.problems import (
@@ -62,6 +63,7 @@ _ONCE = frozenset(
 
 # Where a request's scope keeps who is told, with a code, of answers that turn somebody away.
 DENIED = "daybook.denied"
+# Besides, whoever names an id that reads as unknown may be guessing whose it is.
 _DENIED = frozenset((401, 403, 429))
 
 # Parts of a body that are looked at one by one: a megabyte of `{},{},…` would keep a process busy for a second.
@@ -147,7 +149,7 @@ class Edge:
             if self.metrics is not None:
                 operation = getattr(scope.get("route"), "name", "")
                 self.metrics(scope["method"], operation, status, perf_counter() - started)
-            if status in _DENIED and (denied := scope.get(DENIED)) is not None:
+            if (status in _DENIED or scope.get(CODE) == Unknown.code) and (denied := scope.get(DENIED)) is not None:
                 denied(scope, scope.get(CODE, f"status_{status}"))
             if span is not None:
                 span.answered(scope, status)

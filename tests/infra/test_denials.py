@@ -72,6 +72,10 @@ async def test_each_kind_of_refusal_is_told_with_its_route_and_its_address(book:
         assert await knock(None, "192.0.2.3") == "unauthenticated"
         assert await knock(analyst, "192.0.2.4") == "not_allowed"
         assert (await http.get("/read/nowhere")).status_code == 404
+        # A patient who guesses another's id is told that it is unknown, and the audit that they guessed.
+        patient = token(someone(Role.PATIENT, patient_id=uuid4()))
+        guessed = {"Authorization": f"Bearer {patient}", "X-Forwarded-For": "192.0.2.5"}
+        assert (await http.get(f"/read/patients/{uuid4()}", headers=guessed)).json()["code"] == "unknown"
     await denials.write()
     found = {refused(one).code: one for one in await recorded(book)}
     assert {code: (refused(one).address, refused(one).times) for code, one in found.items()} == {
@@ -79,12 +83,17 @@ async def test_each_kind_of_refusal_is_told_with_its_route_and_its_address(book:
         "token_invalid": ("192.0.2.2", 1),
         "unauthenticated": ("192.0.2.3", 2),
         "not_allowed": ("192.0.2.4", 1),
+        "unknown": ("192.0.2.5", 1),
     }
-    assert {refused(one).operation for one in found.values()} == {"register_patient"}
+    assert {code: refused(one).operation for code, one in found.items() if code != "unknown"} == dict.fromkeys(
+        ("token_expired", "token_invalid", "unauthenticated", "not_allowed"), "register_patient"
+    )
+    assert refused(found["unknown"]).operation == "read_patient"
+    known = {"not_allowed": "analyst-7", "unknown": "patient-7"}
     for code, one in found.items():
-        known = code == "not_allowed"
-        assert (one.organization, one.actor) == ((ORGANIZATION, "analyst-7") if known else (OURS, STRANGER))
-        assert refused(one).whose == ("analyst-7" if known else strangers(now))
+        actor = known.get(code)
+        assert (one.organization, one.actor) == ((ORGANIZATION, actor) if actor else (OURS, STRANGER))
+        assert refused(one).whose == (actor or strangers(now))
 
 
 async def test_an_address_is_sealed_and_can_be_forgotten(book: Served, database: Database, tmp_path: Path) -> None:
