@@ -31,8 +31,8 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-# Tests that share a house, an image or the engine that one process can hold stay with one worker; others by file.
-_TOGETHER = ("contract", "observability", "infra/deploy")
+# What starts whole stacks stays with one worker, a stack at a time; all else goes by file.
+_STACKS = ("contract/", "observability/", "infra/deploy/", "infra/local/")
 
 _numbers = count(1)
 
@@ -43,8 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
         place = item.path.relative_to(root).as_posix()
-        group = next((folder for folder in _TOGETHER if place.startswith(f"{folder}/")), place)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("stacks" if place.startswith(_STACKS) else place))
 
 
 @dataclass(frozen=True, slots=True)
