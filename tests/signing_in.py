@@ -137,6 +137,8 @@ class House:
     revocations: Revocations
     letterbox: Letterbox = field(default_factory=Letterbox)
     verifiers: dict[str, str] = field(default_factory=dict)
+    # What the audit was told of: the codes of refused requests.
+    denied: list[str] = field(default_factory=list)
 
     @property
     def authorize(self) -> str:
@@ -286,10 +288,13 @@ async def running(dsn: str, folder: Path) -> AsyncIterator[House]:
         )
         writes = write_api.app.build(desk, bearers(WRITE), positions)
         services = {"oauth": oauth, ".well-known": oauth, "write": writes}
-        server = uvicorn.Server(uvicorn.Config(Together(services), lifespan="off", log_config=None, ws="none"))
+        people = People(desk, clock)  # type: ignore[arg-type]
+        house = House(url, desk, log, people, clock, keys, folder / "keys", revocations, letterbox)
+        together = Together(services, denied=lambda scope, code: house.denied.append(code))
+        server = uvicorn.Server(uvicorn.Config(together, lifespan="off", log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve([listener]))
         try:
-            yield House(url, desk, log, People(desk, clock), clock, keys, folder / "keys", revocations, letterbox)  # type: ignore[arg-type]
+            yield house
         finally:
             server.should_exit = True
             await serving

@@ -17,11 +17,13 @@ from commands.sign_in import account_of
 from domain.access import InsufficientScope
 from domain.events import Erased
 from infra.http.attempts import Attempt, Limited
+from infra.http.edge import DENIED
+from infra.http.problems import CODE
 from infra.http.tokens import Unauthenticated
 from write_api.oauth import metadata
 from write_api.oauth.authority import Authority
 from write_api.oauth.parties import Granted
-from write_api.oauth.requests import asked
+from write_api.oauth.requests import Answer, asked
 from write_api.oauth.server import about
 from write_api.oauth.signing_in import Reception
 
@@ -53,11 +55,22 @@ async def _answered(request: Request, what: str, *arguments: str) -> Response:
     try:
         question = await asked(request, visit)
     except OAuth2Error as error:
-        answer = at.server.handle_error_response(None, error)
+        answer: Answer = at.server.handle_error_response(None, error)
     else:
         answer = await at.authority.in_thread(getattr(at.server, what), *arguments, question)
-    response: Response = answer.response()
-    return response
+    _tell(request, answer)
+    return answer.response()
+
+
+def _tell(request: Request, answer: Answer) -> None:
+    """Have the audit hear of what is refused, in the words of the protocol: a guessed secret, a token or code that came
+    again. The edge tells of a 401 by itself."""
+    error = answer.body.get("error") if isinstance(answer.body, dict) else None
+    if error is None:
+        return
+    request.scope[CODE] = error
+    if error == "invalid_grant" and (denied := request.scope.get(DENIED)) is not None:
+        denied(request.scope, error)
 
 
 @router.get("/oauth/userinfo")

@@ -278,3 +278,22 @@ async def test_who_it_is_is_told_to_who_may_know(house: House, app: App, ada: Ac
         assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
         for header in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {told['id_token']}"}):
             assert (await http.get("/oauth/userinfo", headers=header)).status_code == 401
+
+
+async def test_what_is_refused_is_told_to_the_audit(house: House, app: App) -> None:
+    code = await house.code(app)
+    told = (await house.redeem(app, code)).json()
+    assert house.denied == []
+    await house.redeem(app, code)
+    assert house.denied == ["invalid_grant"]
+    await house.refresh(App(app.id, "guess"), told["refresh_token"])
+    assert house.denied == ["invalid_grant", "invalid_client"]
+    browser = house.browser()
+    await browser.go("/oauth/sign-in")
+    await browser.sign_in(password="wrong")
+    assert len(house.denied) == 3
+    # And the log says of the session that its code came again.
+    names = await house.log.streams(ORGANIZATION, "session/", "session/~")
+    loaded = await house.log.load(ORGANIZATION, dict.fromkeys(names, 0))
+    ends = [row.event.model_dump() for rows in loaded.values() for row in rows if row.event.NAME == "SessionEnded.v1"]
+    assert [end["reason"] for end in ends] == ["code_reused"]
