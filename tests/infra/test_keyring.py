@@ -68,9 +68,7 @@ async def test_a_destroyed_key_is_gone(keyring: PostgresKeyring, elsewhere: Post
         assert await one.keys("clinic", ["anna", "ben"], create=True) == {"anna": None, "ben": before["ben"]}
 
 
-async def test_who_never_had_a_key_can_be_forgotten_too(
-    keyring: PostgresKeyring, elsewhere: PostgresKeyring
-) -> None:
+async def test_who_never_had_a_key_can_be_forgotten_too(keyring: PostgresKeyring, elsewhere: PostgresKeyring) -> None:
     await keyring.forget("clinic", "anna")
     await keyring.forget("clinic", "anna")
     assert await elsewhere.keys("clinic", ["anna"], create=True) == {"anna": None}
