@@ -8,11 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-import redis.asyncio
-
 from domain.ports import Clock
 from infra.clock import DatabaseClock
 from infra.installation import Installation
+from infra.live_views import live_views_at
 from infra.settings import MODELS
 from projections.diary import AppointmentDiary
 from projections.directory import Directory, Index
@@ -72,7 +71,7 @@ async def models_on(
     async with AsyncExitStack() as stack:
         models: dict[str, Model] = {}
         if wanted & {"diary", "free_time", "people", "directory"}:
-            client = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
+            client = await stack.enter_async_context(live_views_at(place.redis))
             if "diary" in wanted:
                 models["diary"] = AppointmentDiary(RedisStore(client, "diary"))
             if "people" in wanted:

@@ -43,6 +43,7 @@ from infra.http.tokens import Bearers
 from infra.ids import TimeOrderedIds
 from infra.installation import Installation
 from infra.leadership import Leader
+from infra.live_views import live_views_at
 from infra.mail import mailer_of
 from infra.metrics import (
     AppliedMetrics,
@@ -103,7 +104,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
         registry.register(SigningMetrics(checkpointer))
         registry.register(ModelMetrics(follower, log))
         _tell_backup(settings, registry)
-        limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
+        limits = await stack.enter_async_context(live_views_at(place.redis))
         revocations = await stack.enter_async_context(Revocations(log, log.clock))
         front = _Front(place, registry, MemoryBuckets(), limits, revocations, traces)
 
@@ -149,7 +150,7 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
         traces = await stack.enter_async_context(tracing(place.settings, name))
         registry = await stack.enter_async_context(_registry(name))
         log = await stack.enter_async_context(log_on(place))
-        limits = await stack.enter_async_context(redis.asyncio.Redis.from_url(place.redis))
+        limits = await stack.enter_async_context(live_views_at(place.redis))
         registry.register(LogMetrics(log))
         revocations = await stack.enter_async_context(Revocations(log, log.clock))
         front = _Front(place, registry, RedisBuckets(limits), limits, revocations, traces)
