@@ -22,10 +22,10 @@ from pydantic import Field
 
 from commands import addresses
 from commands.access import reach
-from commands.loop import ACCOUNT, ADDRESS, HOLDER, PATIENT, PROVIDER, Command, Decision, Reading, handles
+from commands.loop import ACCOUNT, ADDRESS, HOLDER, IDENTITY, PATIENT, PROVIDER, Command, Decision, Reading, handles
 from commands.passwords import Password, credentials_of, hashed, normal
 from commands.second_factors import own
-from domain import account, address, holder, patient
+from domain import account, address, holder, outside, patient
 from domain.access import Actor, Role
 from domain.account import (
     Account,
@@ -48,6 +48,7 @@ from domain.account import (
 from domain.address import AddressClaimed, AddressReleased, Attempt
 from domain.events import Erased, Event
 from domain.holder import HolderDismissed, HolderNamed
+from domain.outside import IdentityReleased
 from domain.patient import PatientRegistered
 from domain.refusals import NotAllowed
 from domain.step_up import fresh_enough
@@ -440,5 +441,9 @@ async def _closed(state: Account, reason: ClosingReason, reading: Reading) -> De
     if address.owner(claim) == state.id:
         released = AddressReleased(address=state.address, account_id=state.id)
         changes.append((address.stream(state.address), released))
+    for identity, known in (await reading.each(IDENTITY, state.linked)).items():
+        if outside.owner(known) == state.id:
+            gone = IdentityReleased(identity=identity, account_id=state.id)
+            changes.append((outside.stream(identity), gone))
     changes += await _dismissed(state, reading)
     return Decision(changes, {"account_id": str(state.id)})

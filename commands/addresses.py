@@ -30,9 +30,14 @@ class EmailAddress:
 
     def blind(self, blinds: Blinds, organization: str) -> UUID:
         """What stands in the log for the address: a keyed hash, shaped as a UUIDv8 (RFC 9562 §5.8)."""
-        number = int.from_bytes(blinds.of("email", organization, self.look)[:16])
-        number = number & ~(0xF << 76) | 0x8 << 76
-        return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+        return shaped(blinds.of("email", organization, self.look))
+
+
+def shaped(blind: bytes) -> UUID:
+    """A keyed hash as a UUIDv8."""
+    number = int.from_bytes(blind[:16])
+    number = number & ~(0xF << 76) | 0x8 << 76
+    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
 
 
 def read(said: str) -> EmailAddress:

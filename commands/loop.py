@@ -36,6 +36,7 @@ from domain import (
     glass,
     holder,
     mfa_policy,
+    outside,
     patient,
     provider,
     proxy,
@@ -55,6 +56,7 @@ from domain.consent import Consents
 from domain.events import Event
 from domain.holder import Holder
 from domain.mfa_policy import MfaPolicy
+from domain.outside import Identity
 from domain.patient import Patient
 from domain.ports import (
     Clock,
@@ -130,6 +132,7 @@ CHARGES: Aggregate[Charges] = Aggregate(proxy.charges_stream, proxy.take_on)
 RETENTION: Aggregate[RetentionPolicy] = Aggregate(retention.stream, retention.evolve)
 ACCOUNT: Aggregate[Account] = Aggregate(account.stream, account.evolve)
 ADDRESS: Aggregate[Address] = Aggregate(address.stream, address.evolve)
+IDENTITY: Aggregate[Identity] = Aggregate(outside.stream, outside.evolve)
 HOLDER: Aggregate[Holder] = Aggregate(holder.stream, holder.evolve)
 MFA_POLICY: Aggregate[MfaPolicy] = Aggregate(mfa_policy.stream, mfa_policy.evolve)
 
@@ -150,6 +153,7 @@ _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "retention": retention.evolve,
     "account": account.evolve,
     "email": address.evolve,
+    "outside": outside.evolve,
     "holder": holder.evolve,
     "mfa_policy": mfa_policy.evolve,
     "page": availability.evolve,

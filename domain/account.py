@@ -44,6 +44,7 @@ class Factor(StrEnum):
     TOTP = "totp"
     PASSKEY = "passkey"
     RECOVERY = "recovery"
+    OUTSIDE = "outside"
 
 
 class Origin(StrEnum):
@@ -210,6 +211,29 @@ class PasskeyRemoved(AccountEvent):
     passkey_id: UUID
 
 
+class ProviderLinked(AccountEvent):
+    """The owner, signed in here, showed that an outside OpenID Connect provider knows them too. `identity` is the blind
+    of issuer and subject."""
+
+    NAME: ClassVar[str] = "ProviderLinked.v1"
+    identity: UUID
+    issuer: Personal[str]
+    subject: Personal[str]
+
+
+class ProviderAccepted(AccountEvent):
+    """The provider said who it is. `multi_factor` is whether it said so of more than one factor."""
+
+    NAME: ClassVar[str] = "ProviderAccepted.v1"
+    identity: UUID
+    multi_factor: bool
+
+
+class ProviderUnlinked(AccountEvent):
+    NAME: ClassVar[str] = "ProviderUnlinked.v1"
+    identity: UUID
+
+
 class SecondFactorsReset(AccountEvent):
     """An administrator took all of them away, for somebody who lost theirs. Sessions that were started before end: who
     found the device may have one."""
@@ -284,6 +308,12 @@ class AlreadyEnrolled(Refusal):
     """It is set up already; remove it first."""
 
     code = "already_enrolled"
+
+
+class NotLinked(Refusal):
+    """The account is not linked with this person of a provider's."""
+
+    code = "not_linked"
 
 
 class FactorNeeded(Refusal):
@@ -373,7 +403,8 @@ class Passkey:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`recovery` holds None where a code was used. `answered` are challenges that can't be answered again.
+    """`recovery` holds None where a code was used. `answered` are challenges that can't be answered again. `linked`
+    are the identities at outside providers, each with its issuer.
 
     Guesses at the password and at second factors are counted apart: a right password must not clear the way for
     guessing codes. `era` counts what ended every session: one that began in an earlier era is over."""
@@ -392,6 +423,7 @@ class Account:
     recovery: tuple[str | None, ...] = ()
     passkeys: Mapping[UUID, Passkey] = field(default_factory=lambda: MappingProxyType({}))
     answered: Mapping[UUID, datetime] = field(default_factory=lambda: MappingProxyType({}))
+    linked: Mapping[UUID, str | Erased] = field(default_factory=lambda: MappingProxyType({}))
     password_guard: Guard = OPEN
     factor_guard: Guard = OPEN
     era: int = 0
@@ -470,6 +502,7 @@ def evolve(state: Account | None, event: Event) -> Account:
                 totp=None,
                 recovery=(),
                 passkeys=MappingProxyType({}),
+                linked=MappingProxyType({}),
                 era=state.era + 1,
             )
     return _evolve_factors(state, event)
@@ -508,6 +541,13 @@ def _evolve_factors(state: Account, event: AccountEvent) -> Account:
         case PasskeyRemoved():
             left_over = {key: value for key, value in state.passkeys.items() if key != event.passkey_id}
             return replace(state, passkeys=MappingProxyType(left_over))
+        case ProviderLinked():
+            return replace(state, linked=MappingProxyType({**state.linked, event.identity: event.issuer}))
+        case ProviderUnlinked():
+            others = {identity: issuer for identity, issuer in state.linked.items() if identity != event.identity}
+            return replace(state, linked=MappingProxyType(others))
+        case ProviderAccepted():
+            return state
     raise TypeError(f"{type(event).__name__} is not an event of an account")
 
 
@@ -549,7 +589,7 @@ def failed(state: Account, factor: Factor, reason: FailureReason, now: datetime)
 def _counts(factor: Factor, reason: FailureReason) -> bool:
     """A guess that was not looked at counts for nothing, or whoever asks could keep the owner out for ever; and nobody
     guesses a signature."""
-    return reason is not FailureReason.LOCKED and factor is not Factor.PASSKEY
+    return reason is not FailureReason.LOCKED and factor not in (Factor.PASSKEY, Factor.OUTSIDE)
 
 
 def guard_of(state: Account, factor: Factor) -> Guard:
@@ -620,6 +660,19 @@ def remove_factor(state: Account, event: TotpRemoved | PasskeyRemoved, *, requir
     if required and not evolve(state, event).second_factors:
         raise FactorNeeded("your role needs a second factor; set up another one first")
     return event
+
+
+def link_provider(state: Account, identity: UUID, issuer: str, subject: str) -> ProviderLinked:
+    """Refuses with `AlreadyEnrolled` a second person of one provider."""
+    if issuer in state.linked.values():
+        raise AlreadyEnrolled("this account is linked with somebody at this provider already; unlink them first")
+    return ProviderLinked(account_id=state.id, identity=identity, issuer=issuer, subject=subject)
+
+
+def unlink_provider(state: Account, identity: UUID) -> ProviderUnlinked:
+    if identity not in state.linked:
+        raise NotLinked("this account is not linked there")
+    return ProviderUnlinked(account_id=state.id, identity=identity)
 
 
 def reset_factors(state: Account) -> SecondFactorsReset:

@@ -40,6 +40,9 @@ class Settings:
     `forwarded_header`. `tls_cert` and `tls_key` are PEM files (the certificate with its chain): with them the APIs
     speak TLS alone. Where a proxy ends it instead, `site` says so by its scheme.
 
+    `oidc_providers` is a JSON file of the outside OpenID Connect providers by which people may sign in too
+    (`docs/signing-in.md`).
+
     `site` is the origin under which people's browsers reach the APIs (`https://book.example.org`): links in letters
     lead there, passkeys are bound to it, and it is the issuer of tokens (OpenID Connect Discovery 1.0). Letters go out
     by `smtp_url`, from `mail_from`; unsaid, they are files in the data folder. `privacy_officer` is the address that
@@ -60,6 +63,7 @@ class Settings:
     site: str | None = None
     mail_from: str = "Daybook <daybook@localhost>"
     smtp_url: str | None = field(default=None, repr=False)
+    oidc_providers: Path | None = None
     privacy_officer: str | None = None
     video_url_template: str = "https://video.example.org/{organization}/{room}"
 
@@ -209,6 +213,7 @@ _KINDS: Mapping[str, type] = {
     "site": str,
     "mail_from": str,
     "smtp_url": str,
+    "oidc_providers": Path,
     "privacy_officer": str,
     "video_url_template": str,
     "token_issuer": str,

@@ -38,6 +38,7 @@ from infra.http.attempts import Attempts
 from infra.http.denials import Denials
 from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
 from infra.http.origins import Origins
+from infra.http.outside import read_registrations
 from infra.http.service import Together, service
 from infra.http.tokens import Bearers
 from infra.ids import TimeOrderedIds
@@ -245,6 +246,7 @@ class _Front:
         )
         self._attempts = Attempts(limits, secret=keys.secret("http"), address_factor=settings.address_factor)
         self._settings = settings
+        self._outsiders = read_registrations(settings.oidc_providers)
 
     def writes(self, desk: Desk) -> FastAPI:
         bearers = self._bearers(self._settings.write_audience)
@@ -278,6 +280,7 @@ class _Front:
             origins=self._origins(desk.log, desk.clock),
             attempts=self._attempts,
             post=Post(mailer_of(settings), settings.origin),
+            outsiders=self._outsiders,
             metrics=self._metrics.of("oauth"),
             traces=self._traces,
         )

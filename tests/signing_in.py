@@ -8,7 +8,7 @@ import html
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,7 @@ import httpx
 import uvicorn
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from fastapi import FastAPI
 
 import write_api.app
 import write_api.oauth.app
@@ -29,6 +30,7 @@ from commands.loop import Desk
 from domain.client import Audience, Details
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
+from infra.http.outside import Registration
 from infra.http.positions import Positions
 from infra.http.service import Together
 from infra.http.tokens import READ, WRITE, Bearers
@@ -135,6 +137,7 @@ class House:
     keys: TokenKeys
     folder: Path
     revocations: Revocations
+    oauth: FastAPI
     letterbox: Letterbox = field(default_factory=Letterbox)
     verifiers: dict[str, str] = field(default_factory=dict)
     # What the audit was told of: the codes of refused requests.
@@ -258,7 +261,7 @@ def sent_back(answer: httpx.Response, to: str = BACK) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(dsn: str, folder: Path) -> AsyncIterator[House]:
+async def running(dsn: str, folder: Path, outsiders: Iterable[Registration] = ()) -> AsyncIterator[House]:
     keyring = PostgresKeyring(dsn, MasterKeyFile.at(folder / "master.key"))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -285,11 +288,12 @@ async def running(dsn: str, folder: Path) -> AsyncIterator[House]:
             organization=ORGANIZATION,
             audiences={Audience.WRITE: WRITE, Audience.READ: READ},
             post=Post(letterbox, url),
+            outsiders=outsiders,
         )
         writes = write_api.app.build(desk, bearers(WRITE), positions)
         services = {"oauth": oauth, ".well-known": oauth, "write": writes}
         people = People(desk, clock)  # type: ignore[arg-type]
-        house = House(url, desk, log, people, clock, keys, folder / "keys", revocations, letterbox)
+        house = House(url, desk, log, people, clock, keys, folder / "keys", revocations, oauth, letterbox)
         together = Together(services, denied=lambda scope, code: house.denied.append(code))
         server = uvicorn.Server(uvicorn.Config(together, lifespan="off", log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve([listener]))

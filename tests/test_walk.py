@@ -178,6 +178,8 @@ POST /oauth/sign-out          GET  /oauth/sessions    POST /oauth/sessions/end
 GET  /oauth/account/register  POST /oauth/account/register
 GET  /oauth/account/forgotten POST /oauth/account/forgotten
 GET  /oauth/account/{purpose} POST /oauth/account/{purpose}
+POST /oauth/outside/{name}    GET  /oauth/outside/{name}/back
+POST /oauth/outside/{name}/link                       POST /oauth/outside/{name}/unlink
 """
 # Routes that ask no scope of a bounded token, since no app is kept from what concerns its own session.
 UNSCOPED: frozenset[str] = frozenset()

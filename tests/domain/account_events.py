@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from domain import account, address, holder, mfa_policy
+from domain import account, address, holder, mfa_policy, outside
 from domain.access import Role
 from domain.events import Event
 from tests.domain.clinic import uid
@@ -50,6 +50,14 @@ EXAMPLES: list[Event] = [
         account_id=uid(1), passkey_id=uid(5), sign_count=1, challenge_id=uid(6), challenge_until=AT
     ),
     account.PasskeyRemoved(account_id=uid(1), passkey_id=uid(5)),
+    account.ProviderLinked(
+        account_id=uid(1), identity=uid(7), issuer="https://id.example.org", subject="10769150350006"
+    ),
+    account.ProviderAccepted(account_id=uid(1), identity=uid(7), multi_factor=True),
+    account.ProviderUnlinked(account_id=uid(1), identity=uid(7)),
+    outside.IdentityClaimed(identity=uid(7), account_id=uid(1)),
+    outside.IdentityReleased(identity=uid(7), account_id=uid(1)),
+    outside.UnknownIdentityTried(identity=uid(7)),
     account.SecondFactorsReset(account_id=uid(1)),
     account.RoleChanged(account_id=uid(1), role=Role.PROVIDER, patient_id=uid(3), provider_id=uid(4)),
     account.AccountLockedByAdministrator(account_id=uid(1)),
@@ -70,4 +78,5 @@ SEALED = {
     "TotpEnrolled.v1": ("secret",),
     "RecoveryCodesMade.v1": ("hashes",),
     "PasskeyAdded.v1": ("credential_id", "public_key", "name"),
+    "ProviderLinked.v1": ("issuer", "subject"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
@@ -16,12 +16,13 @@ from infra.http.csrf import Forms
 from infra.http.edge import Traces
 from infra.http.health import HttpMetrics
 from infra.http.origins import Origins
+from infra.http.outside import Provider, Registration
 from infra.http.problems import CODE, Refused, problem
 from infra.http.seals import Seals
 from infra.http.service import service
 from infra.http.tokens import Bearers
 from write_api.letters import Post
-from write_api.oauth import accounts, endpoints, signing_in, signing_out
+from write_api.oauth import accounts, endpoints, outside, signing_in, signing_out
 from write_api.oauth.authority import Authority, Keys
 from write_api.oauth.browser import Browsers
 from write_api.oauth.pages import Pages
@@ -48,15 +49,16 @@ def build(
     traces: Traces | None = None,
     body_limit: int = 64 * 1024,
     post: Post | None = None,
+    outsiders: Iterable[Registration] = (),
 ) -> FastAPI:
     """`issuer` is the URL at which browsers and apps reach it, without a slash at its end. `secret` seals what they
     carry; it is the same in every process. `bearers` takes tokens for any of `audiences`, the names of the APIs. `post`
-    sends the letters that people wait for."""
+    sends the letters that people wait for. `outsiders` are the providers by which people may sign in too."""
     app = service(
         "",
         title="Daybook: signing in",
         description="",
-        routers=(signing_in.router, signing_out.router, endpoints.router, accounts.router),
+        routers=(signing_in.router, signing_out.router, endpoints.router, accounts.router, outside.router),
         busy=(Busy,),
         body_limit=body_limit,
         metrics=metrics,
@@ -77,8 +79,9 @@ def build(
         CapacityLimiter(_AT_ONCE),
     )
     browsers = Browsers(authority, Forms(secret))
+    providers = {one.name: Provider(one, f"{issuer}/oauth/outside/{one.name}/back") for one in outsiders}
     app.state.post = post
-    app.state.reception = Reception(authority, Server(authority), browsers, Pages(browsers))
+    app.state.reception = Reception(authority, Server(authority), browsers, Pages(browsers), providers)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(Refused, _refused)
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -34,15 +35,16 @@ _LONGEST_AGENT: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What somebody has shown of themselves: `factors` in the words of RFC 8176."""
+    """What somebody has shown of themselves: `factors` in the words of RFC 8176. `at` is when, if it was not now."""
 
     account_id: UUID
     era: int
     factors: tuple[str, ...]
+    at: datetime | None = None
 
     @property
     def amr(self) -> tuple[str, ...]:
-        return (*self.factors, "mfa") if len(self.factors) > 1 else self.factors
+        return tuple(dict.fromkeys((*self.factors, "mfa"))) if len(self.factors) > 1 else self.factors
 
 
 class Browsers:
@@ -88,7 +90,7 @@ class Browsers:
             session_id=session_id,
             era=proven.era,
             factors=proven.amr,
-            authenticated_at=authority.now(),
+            authenticated_at=proven.at or authority.now(),
             secret=hash_of(secret),
             address=visit.address,
             user_agent=visit.user_agent,

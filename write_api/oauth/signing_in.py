@@ -7,8 +7,10 @@ the app. What is proven and wanted so far travels sealed in the forms, so that a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -20,12 +22,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from commands.loop import ACCOUNT
+from commands.outside import FEDERATED
 from commands.second_factors import ConfirmTotp, EnrolTotp
 from commands.sessions import SessionOver
 from commands.sign_in import CheckPasskey, CheckPassword, CheckRecoveryCode, CheckTotp, OfferPasskey, account_of
 from domain.access import Actor
 from domain.account import CodeWrong
 from infra.http.attempts import Attempt, Limited
+from infra.http.outside import Provider
 from write_api.oauth.authority import Authority, Visit
 from write_api.oauth.browser import Browsers, Proven
 from write_api.oauth.pages import Pages, words_of
@@ -39,7 +43,8 @@ router = APIRouter(include_in_schema=False)
 _LONGEST_QUERY: Final = 2000
 _PATIENCE: Final = timedelta(minutes=30)
 _HALF_PROVEN: Final = timedelta(minutes=10)
-_WRONG: Final = "This e-mail address and password do not go together, or this account can't sign in."
+WRONG: Final = "This e-mail address and password do not go together, or this account can't sign in."
+_ANEW: Final = "This app wants you to sign in anew."
 _WRONG_CODE: Final = "This code is not right, or it was used before."
 
 _Attempt = Annotated[Attempt, Depends(Limited("sign-in", per_address="60/minute", per_account="20/minute"))]
@@ -57,16 +62,25 @@ class Flow:
 class Reception:
     """What the pages' routes need."""
 
-    def __init__(self, authority: Authority, server: Server, browsers: Browsers, pages: Pages) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        server: Server,
+        browsers: Browsers,
+        pages: Pages,
+        providers: Mapping[str, Provider] = MappingProxyType({}),
+    ) -> None:
         self.authority = authority
         self.server = server
         self.browsers = browsers
         self.pages = pages
+        # Those outside, by name, in the order in which their buttons stand.
+        self.providers = providers
 
-    def flow(self, query: str) -> Flow:
-        now = self.authority.now()
-        text = self.authority.seals.seal("flow", {"q": query, "t": int(now.timestamp())}, now + _PATIENCE)
-        return Flow(query, now, text)
+    def flow(self, query: str, since: datetime | None = None) -> Flow:
+        since = since or self.authority.now()
+        text = self.authority.seals.seal("flow", {"q": query, "t": int(since.timestamp())}, since + _PATIENCE)
+        return Flow(query, since, text)
 
     def read_flow(self, text: str | None) -> Flow | None:
         content = self.authority.seals.open("flow", text, self.authority.now())
@@ -74,12 +88,16 @@ class Reception:
 
     def half(self, proven: Proven) -> str:
         """What is proven before the second factor, sealed into the next form."""
-        content = {"a": str(proven.account_id), "e": proven.era, "f": proven.factors}
+        at = None if proven.at is None else proven.at.timestamp()
+        content = {"a": str(proven.account_id), "e": proven.era, "f": proven.factors, "t": at}
         return self.authority.seals.seal("half", content, self.authority.now() + _HALF_PROVEN)
 
     def read_half(self, text: str | None) -> Proven | None:
         content = self.authority.seals.open("half", text, self.authority.now())
-        return None if content is None else Proven(UUID(content["a"]), content["e"], tuple(content["f"]))
+        if content is None:
+            return None
+        at = None if content["t"] is None else datetime.fromtimestamp(content["t"], UTC)
+        return Proven(UUID(content["a"]), content["e"], tuple(content["f"]), at)
 
 
 async def form_of(request: Request) -> dict[str, str]:
@@ -132,7 +150,9 @@ async def _go_on(
         if user is None or _must_sign_in_again(asked, prompts, user, flow, at.authority.now()):
             if "none" in prompts:
                 raise LoginRequiredError(redirect_uri=there, state=asked.payload.state)
-            return await _sign_in_page(at, request, flow, there)
+            # Whoever came in from outside did that at a time of the other side's, which may be too long ago.
+            problem = _ANEW if user is not None and FEDERATED in user.factors else ""
+            return await sign_in_page(at, request, flow, there, problem=problem)
         details = asked.client.client.details
         if not approved and (not details.trusted or "consent" in prompts):
             if "none" in prompts:
@@ -173,8 +193,8 @@ def _must_sign_in_again(asked: Asked, prompts: list[str], user: SignedIn, flow: 
 
 
 @router.get("/oauth/sign-in")
-async def sign_in_page(request: Request) -> Response:
-    return await _sign_in_page(request.app.state.reception, request, None, None)
+async def begin(request: Request) -> Response:
+    return await sign_in_page(request.app.state.reception, request, None, None)
 
 
 @router.post("/oauth/sign-in")
@@ -184,16 +204,22 @@ async def sign_in(request: Request, form: Form, attempt: _Attempt) -> Response:
     email = form.get("email", "")
     await attempt.of(email.strip().casefold())
     if not email or not form.get("password") or len(email) > 1000 or len(form["password"]) > 1000:
-        return await _sign_in_page(at, request, flow, None, problem=_WRONG, status=422)
+        return await sign_in_page(at, request, flow, None, problem=WRONG, status=422)
     answer = await at.authority.ask(CheckPassword(email=email, password=form["password"]), visit)
     told = answer.content
     if told["outcome"] != "accepted":
-        return await _sign_in_page(at, request, flow, None, problem=_WRONG, wait=told["retry_after"], status=401)
+        return await sign_in_page(at, request, flow, None, problem=WRONG, wait=told["retry_after"], status=401)
     account_id = UUID(told["account_id"])
     account = await at.authority.state(ACCOUNT, account_id)
     if account is None:
-        return await _sign_in_page(at, request, flow, None, problem=_WRONG, status=401)
-    proven = Proven(account_id, account.era, ("pwd",))
+        return await sign_in_page(at, request, flow, None, problem=WRONG, status=401)
+    return await first_proven(at, request, flow, Proven(account_id, account.era, ("pwd",)), told, visit)
+
+
+async def first_proven(
+    at: Reception, request: Request, flow: Flow | None, proven: Proven, told: Mapping[str, Any], visit: Visit
+) -> Response:
+    """The next step after the first proof: a second one where it is wanted, or in."""
     if told["second_factors"]:
         return await _second_factor_page(at, request, flow, proven)
     if told["must_enroll"]:
@@ -207,7 +233,7 @@ async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Resp
     flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
     proven = at.read_half(form.get("half"))
     if proven is None:
-        return await _sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
+        return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
     await attempt.of(str(proven.account_id))
     command: CheckTotp | CheckRecoveryCode | CheckPasskey
     if (shown := _passkey_of(form)) is not None:
@@ -223,7 +249,7 @@ async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Resp
     if told["outcome"] != "accepted":
         wait = told["retry_after"]
         return await _second_factor_page(at, request, flow, proven, problem=_WRONG_CODE, wait=wait, status=401)
-    return await _signed_in(at, request, flow, Proven(proven.account_id, proven.era, (*proven.factors, factor)), visit)
+    return await _signed_in(at, request, flow, replace(proven, factors=(*proven.factors, factor)), visit)
 
 
 @router.post("/oauth/passkey")
@@ -240,7 +266,7 @@ async def passkey(request: Request, form: Form, attempt: _Attempt) -> Response:
         account = await at.authority.state(ACCOUNT, UUID(told["account_id"]))
     if account is None:
         problem = "This passkey is not known here."
-        return await _sign_in_page(at, request, flow, None, problem=problem, status=401)
+        return await sign_in_page(at, request, flow, None, problem=problem, status=401)
     return await _signed_in(at, request, flow, Proven(account.id, account.era, ("hwk",)), visit)
 
 
@@ -251,7 +277,7 @@ async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
     flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
     proven = at.read_half(form.get("half"))
     if proven is None:
-        return await _sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
+        return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
     await attempt.of(str(proven.account_id))
     actor = await _acting(at, proven)
     try:
@@ -265,7 +291,7 @@ async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
     except CodeWrong:
         problem = "This is not the code that your app shows now. Here is a new secret; remove the former one."
         return await _enrol_page(at, request, flow, proven, visit, problem=problem, status=422)
-    full = Proven(proven.account_id, proven.era, (*proven.factors, "otp"))
+    full = replace(proven, factors=(*proven.factors, "otp"))
     response = at.pages.show(
         request, "recovery_codes", codes=answer.content["recovery_codes"], flow=flow.text if flow else ""
     )
@@ -289,11 +315,11 @@ async def _signed_in(at: Reception, request: Request, flow: Flow | None, proven:
     try:
         await at.browsers.sign_in(request, response, proven, visit)
     except SessionOver:
-        return await _sign_in_page(at, request, flow, None, problem=_WRONG, status=401)
+        return await sign_in_page(at, request, flow, None, problem=WRONG, status=401)
     return response
 
 
-async def _sign_in_page(
+async def sign_in_page(
     at: Reception,
     request: Request,
     flow: Flow | None,
@@ -304,7 +330,8 @@ async def _sign_in_page(
     status: int = 200,
 ) -> Response:
     offer = (await at.authority.ask(OfferPasskey(), Visit())).content
-    return _page(at, request, "sign_in", flow, there, problem, wait, status, offer=_offered(offer))
+    outside = [one.registration for one in at.providers.values()]
+    return _page(at, request, "sign_in", flow, there, problem, wait, status, offer=_offered(offer), outside=outside)
 
 
 async def _second_factor_page(

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from commands.loop import CLIENT, NOTHING
+from commands.loop import ACCOUNT, CLIENT, NOTHING
 from commands.sessions import EndSession, EndSessions
 from domain import session
 from domain.access import Actor
@@ -62,7 +62,13 @@ async def sessions(request: Request) -> Response:
     if (user := await at.browsers.signed_in(request)) is None:
         return RedirectResponse("/oauth/sign-in", 303)
     shown = [await _shown(at, one, user) for one in await _going_on(at, user.account_id)]
-    return at.pages.show(request, "sessions", sessions=shown)
+    account = await at.authority.state(ACCOUNT, user.account_id)
+    linked = {issuer: identity for identity, issuer in account.linked.items()} if account is not None else {}
+    outside = [
+        {"name": name, "label": one.registration.label, "identity": linked.get(one.registration.issuer)}
+        for name, one in at.providers.items()
+    ]
+    return at.pages.show(request, "sessions", sessions=shown, outside=outside)
 
 
 @router.post("/oauth/sessions/end")
@@ -80,7 +86,7 @@ async def end_other(request: Request, form: Form) -> Response:
             return fault(at, request, "There is no such session.")
     await at.authority.desk.handle(
         command,
-        _acting(user),
+        acting(user),
         at.authority.organization,
         correlation_id=visit.correlation_id,
         causation_id=visit.causation_id,
@@ -119,7 +125,7 @@ def _minute(instant: datetime) -> str:
     return f"{instant:%Y-%m-%d %H:%M} UTC"
 
 
-def _acting(user: SignedIn) -> Actor:
+def acting(user: SignedIn) -> Actor:
     return Actor(
         str(user.account_id),
         user.who.role,
