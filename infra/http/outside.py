@@ -35,7 +35,7 @@ from infra.troubles import WrongSettings
 
 SCOPE: Final = "openid email"
 # Neither `none` nor HMAC, whose key would be the client's secret.
-ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
+ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA", "Ed25519"})
 LARGEST: Final = 256 * 1024
 # For all that is asked of a provider in one step of signing in.
 PATIENCE: Final = 10.0
@@ -170,8 +170,11 @@ class Provider:
             )
         )
 
-    async def identify(self, answer: Mapping[str, str], nonce: str, verifier: str, now: datetime) -> Outsider:
-        """`answer` is what the browser brought back. Raises `OutsideRefused`, `OutsideAway`."""
+    async def identify(
+        self, answer: Mapping[str, str], nonce: str, verifier: str, now: datetime, *, address: bool
+    ) -> Outsider:
+        """`answer` is what the browser brought back; `address` is whether their address is wanted, for which some
+        providers have to be asked once more. Raises `OutsideRefused`, `OutsideAway`."""
         async with self._bounded():
             metadata = await self._discovered()
             issuer = answer.get("iss")
@@ -180,17 +183,19 @@ class Provider:
                 raise _refused()
             tokens = await self._redeemed(metadata, answer.get("code", ""), verifier)
             claims = await self._checked(metadata, tokens, nonce, now)
-            email = claims if "email" in claims else await self._user_info(metadata, tokens, claims["sub"])
-        return self._outsider(claims, email)
+            about = claims
+            if address and "email" not in claims:
+                about = await self._user_info(metadata, tokens, claims["sub"])
+        return self._outsider(claims, about)
 
     def _outsider(self, claims: Mapping[str, Any], about: Mapping[str, Any]) -> Outsider:
-        amr, at = claims.get("amr"), claims.get("auth_time")
+        amr, acr, at = claims.get("amr"), claims.get("acr"), claims.get("auth_time")
         email = about.get("email")
         return Outsider(
             self.registration.issuer,
             claims["sub"],
             email if isinstance(email, str) and about.get("email_verified") is True else None,
-            (isinstance(amr, list) and "mfa" in amr) or claims.get("acr") in self.registration.mfa_acr,
+            (isinstance(amr, list) and "mfa" in amr) or (isinstance(acr, str) and acr in self.registration.mfa_acr),
             datetime.fromtimestamp(at, UTC) if isinstance(at, int) and 0 <= at < 2**33 else None,
         )
 

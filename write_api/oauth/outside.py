@@ -128,8 +128,9 @@ async def _came_back(request: Request, provider: Provider, begun: dict[str, Any]
     if begun is None or not hmac.compare_digest(begun["s"].encode(), answer.get("state", "").encode()):
         raise OutsideRefused("This was begun in another browser, or too long ago. Start again.")
     visit = await at.browsers.visit(request)
-    outsider = await provider.identify(answer, begun["n"], begun["v"], at.authority.now())
-    if "l" in begun:
+    linking = "l" in begun
+    outsider = await provider.identify(answer, begun["n"], begun["v"], at.authority.now(), address=linking)
+    if linking:
         return await _linked(request, outsider, begun["l"], visit)
     flow = None if "q" not in begun else at.flow(begun["q"], datetime.fromtimestamp(begun["t"], UTC))
     return await _known(request, outsider, flow, visit)

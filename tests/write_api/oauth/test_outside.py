@@ -122,7 +122,7 @@ class Liar:
                 "authorization_endpoint": f"{self.url}/authorize",
                 "token_endpoint": f"{self.url}/token",
                 "jwks_uri": f"{self.url}/jwks",
-                "id_token_signing_alg_values_supported": ["EdDSA", "RS256", "ES256", "none", "HS256"],
+                "id_token_signing_alg_values_supported": ["EdDSA", "Ed25519", "RS256", "ES256", "none", "HS256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_post"],
             }
             | self.metadata
@@ -190,11 +190,11 @@ def is_in(answer: httpx.Response) -> bool:
     return answer.status_code == 200 and "Where you are signed in" in answer.text
 
 
-@pytest.mark.parametrize("alg", ["EdDSA", "RS256", "ES256"])
+@pytest.mark.parametrize("alg", ["EdDSA", "Ed25519", "RS256", "ES256"])
 async def test_whoever_linked_their_account_signs_in_by_the_word_of_the_other_side(
     house: House, liar: Liar, app: App, ada: Actor, alg: str
 ) -> None:
-    liar.alg, liar.signs = alg, {"EdDSA": liar.keys[0], "RS256": liar.keys[1], "ES256": liar.keys[2]}[alg]
+    liar.alg, liar.signs = alg, {"RS256": liar.keys[1], "ES256": liar.keys[2]}.get(alg, liar.keys[0])
     await linked(house, liar)
     told = sent_back((await came(house, liar, app))[1])
     tokens = (await house.redeem(app, told["code"])).json()
@@ -447,8 +447,9 @@ async def test_a_second_factor_is_asked_for_unless_the_provider_vouches_for_one(
     for says in ({"amr": ["pwd", "mfa"]}, {"acr": "loa3"}):
         liar.says = says
         assert await _amr(house, app, sent_back((await came(house, liar, app))[1])) == ["fed", "mfa"]
-    liar.says = {"amr": ["pwd"], "acr": "loa1"}
-    assert 'name="code"' in (await came(house, liar, app))[1].text
+    for doubtful in ({"amr": ["pwd"], "acr": "loa1"}, {"acr": ["loa3"]}, {"acr": {}, "amr": [["mfa"]]}):
+        liar.says = doubtful
+        assert 'name="code"' in (await came(house, liar, app))[1].text
 
 
 async def _amr(house: House, app: App, told: dict[str, str]) -> list[str]:
