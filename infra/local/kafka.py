@@ -7,6 +7,7 @@ kept once, and consumer groups form without the usual delay. Topics are not made
 from __future__ import annotations
 
 import base64
+import itertools
 import shutil
 import socket
 import struct
@@ -98,7 +99,9 @@ class Kafka(LocalServer):
 
     def _format(self, start: Sequence[str | Path], settings: Path, data: Path) -> None:
         shutil.rmtree(data, ignore_errors=True)
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # As Kafka's own ids: one that began with a dash would be taken for an option.
+        ids = (base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=") for _ in itertools.count())
+        cluster = next(one for one in ids if not one.startswith("-"))
         done = subprocess.run(
             [*start, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", settings],
             check=False,
