@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import segno
@@ -43,6 +43,7 @@ router = APIRouter(include_in_schema=False)
 _LONGEST_QUERY: Final = 2000
 _PATIENCE: Final = timedelta(minutes=30)
 _HALF_PROVEN: Final = timedelta(minutes=10)
+Step = Literal["second_factor", "enrol"]
 WRONG: Final = "This e-mail address and password do not go together, or this account can't sign in."
 _ANEW: Final = "This app wants you to sign in anew."
 _WRONG_CODE: Final = "This code is not right, or it was used before."
@@ -86,14 +87,15 @@ class Reception:
         content = self.authority.seals.open("flow", text, self.authority.now())
         return None if content is None else Flow(content["q"], datetime.fromtimestamp(content["t"], UTC), text or "")
 
-    def half(self, proven: Proven) -> str:
-        """What is proven before the second factor, sealed into the next form."""
+    def half(self, proven: Proven, step: Step) -> str:
+        """What is proven before the second factor, sealed into the next form, for that step alone: whoever is asked
+        for a second factor may not set up another one instead."""
         at = None if proven.at is None else proven.at.timestamp()
         content = {"a": str(proven.account_id), "e": proven.era, "f": proven.factors, "t": at}
-        return self.authority.seals.seal("half", content, self.authority.now() + _HALF_PROVEN)
+        return self.authority.seals.seal(f"half/{step}", content, self.authority.now() + _HALF_PROVEN)
 
-    def read_half(self, text: str | None) -> Proven | None:
-        content = self.authority.seals.open("half", text, self.authority.now())
+    def read_half(self, text: str | None, step: Step) -> Proven | None:
+        content = self.authority.seals.open(f"half/{step}", text, self.authority.now())
         if content is None:
             return None
         at = None if content["t"] is None else datetime.fromtimestamp(content["t"], UTC)
@@ -231,7 +233,7 @@ async def first_proven(
 async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Response:
     at: Reception = request.app.state.reception
     flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
-    proven = at.read_half(form.get("half"))
+    proven = at.read_half(form.get("half"), "second_factor")
     if proven is None:
         return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
     await attempt.of(str(proven.account_id))
@@ -275,10 +277,14 @@ async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
     """Whose role needs a second factor and who has none sets one up before they are let in."""
     at: Reception = request.app.state.reception
     flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
-    proven = at.read_half(form.get("half"))
+    proven = at.read_half(form.get("half"), "enrol")
     if proven is None:
         return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
     await attempt.of(str(proven.account_id))
+    account = await at.authority.state(ACCOUNT, proven.account_id)
+    if account is None or account.second_factors:
+        # Set up elsewhere in the meantime: then that one is asked for.
+        return await sign_in_page(at, request, flow, None, problem="Sign in again.", status=401)
     actor = await _acting(at, proven)
     try:
         answer = await at.authority.desk.handle(
@@ -349,7 +355,7 @@ async def _second_factor_page(
     offer = None
     if "passkey" in factors:
         offer = _offered((await at.authority.ask(OfferPasskey(account_id=proven.account_id), Visit())).content)
-    half = at.half(proven)
+    half = at.half(proven, "second_factor")
     return _page(
         at, request, "second_factor", flow, None, problem, wait, status, factors=factors, offer=offer, half=half
     )
@@ -385,7 +391,7 @@ async def _enrol_page(
         status,
         picture=picture,
         secret=answer.content["secret"],
-        half=at.half(proven),
+        half=at.half(proven, "enrol"),
     )
 
 

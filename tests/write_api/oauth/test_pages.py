@@ -128,6 +128,29 @@ async def test_what_was_proven_for_one_account_is_nothing_for_another_step(house
         assert (answer.status_code, 'name="password"' in answer.text) == (401, True)
 
 
+async def test_nobody_sets_up_another_factor_in_place_of_the_one_that_is_asked_for(house: House, ada: Actor) -> None:
+    await house.people.with_totp(ada)
+    browser = house.browser()
+    await browser.go("/oauth/sign-in")
+    page = (await browser.sign_in()).text
+    half, csrf = re.search(r'name="half" value="([^"]+)"', page), CSRF.search(page)
+    assert half is not None
+    assert csrf is not None
+    form = {"csrf": csrf[1], "half": half[1], "code": "000000", "flow": ""}
+    answer = await browser.http.post("/oauth/enrol", data=form)
+    assert (answer.status_code, 'name="password"' in answer.text) == (401, True)
+    assert 'class="secret"' not in answer.text
+
+    # Nor where it was set up elsewhere while the page stood open.
+    grace = await house.people.staff(Role.ADMIN, "grace@example.org")
+    browser = house.browser()
+    await browser.go("/oauth/sign-in")
+    assert 'class="secret"' in (await browser.sign_in("grace@example.org")).text
+    await house.people.with_totp(grace)
+    answer = await browser.send("/oauth/enrol", code="000000")
+    assert (answer.status_code, 'class="secret"' in answer.text) == (401, False)
+
+
 async def test_whose_role_needs_a_second_factor_sets_one_up_first(house: House, app: App) -> None:
     await house.people.staff(Role.ADMIN, "grace@example.org")
     browser = house.browser()
