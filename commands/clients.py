@@ -15,6 +15,8 @@ from commands.loop import CLIENT, Command, Decision, Reading, handles
 from domain import client
 from domain.access import Actor
 from domain.client import Details
+from domain.refusals import NotAllowed
+from domain.step_up import fresh_enough
 
 # A SHA-256 in hex.
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -38,6 +40,8 @@ class RemoveClient(Command):
 
 @handles(RegisterClient, "register_client")
 async def register_client(command: RegisterClient, reading: Reading, actor: Actor) -> Decision:
+    _by_somebody(actor, reading)
+    client.within(command.details, actor.scopes)
     client_id = reading.desk.ids.new()
     event = client.register(client_id, command.details, command.secret)
     return Decision([(client.stream(client_id), event)], {"client_id": str(client_id)})
@@ -45,14 +49,25 @@ async def register_client(command: RegisterClient, reading: Reading, actor: Acto
 
 @handles(RotateClientSecret, "register_client")
 async def rotate_client_secret(command: RotateClientSecret, reading: Reading, actor: Actor) -> Decision:
+    _by_somebody(actor, reading)
     state = await reading.get(CLIENT, command.client_id)
+    client.within(state.details, actor.scopes)
     return Decision([(client.stream(state.id), client.rotate_secret(state, command.secret))], _told(state.id))
 
 
 @handles(RemoveClient, "register_client")
 async def remove_client(command: RemoveClient, reading: Reading, actor: Actor) -> Decision:
+    _by_somebody(actor, reading)
     state = await reading.get(CLIENT, command.client_id)
     return Decision([(client.stream(state.id), event) for event in client.remove(state)], _told(state.id))
+
+
+def _by_somebody(actor: Actor, reading: Reading) -> None:
+    """A client may do what its scopes say, whoever holds its secret: people make it, after a fresh sign-in, and
+    operators. Raises `NotAllowed` and `StepUpRequired`."""
+    if actor.client_id is not None and actor.account_id is None:
+        raise NotAllowed("a client registers no clients", action="register_client")
+    fresh_enough(actor, reading.now)
 
 
 def _told(client_id: UUID) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from domain import scopes
 from domain.events import Event
 from domain.provider import Value, Words
-from domain.refusals import Refusal
+from domain.refusals import NotAllowed, Refusal
 
 # What may stand in a URI (RFC 3986 §2), but for the fragment, which RFC 6749 §3.1.2 forbids here, and the asterisk,
 # which would promise a pattern where there is none.
@@ -168,6 +168,15 @@ def evolve(state: Client | None, event: Event) -> Client:
         case ClientRemoved() if state is not None:
             return replace(state, removed=True)
     raise TypeError(f"{type(event).__name__} is not an event of a client")
+
+
+def within(details: Details, bound: frozenset[str] | None) -> None:
+    """A client reaches no further than the token by which it is registered; None is a token without bounds. Raises
+    `NotAllowed`."""
+    for scope in filter(None, map(scopes.parse, details.scopes if bound is not None else ())):
+        own = str(scopes.Scope("user", scope.resource, scope.letters))
+        if scopes.granted([own], bound or ()) != (own,):
+            raise NotAllowed("a client may not reach further than your own token", action="register_client")
 
 
 def register(client_id: UUID, details: Details, secret: str) -> ClientRegistered:

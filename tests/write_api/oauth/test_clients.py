@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import jwt
@@ -58,6 +59,33 @@ async def test_a_client_is_registered_given_another_secret_and_removed(house: Ho
     told = "".join(row.event.model_dump_json() for row in rows)
     assert made["client_secret"] not in told
     assert other["client_secret"] not in told
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        # A programme that was let in by its secret makes no others.
+        ({"role": Role.SYSTEM, "client_id": "c-1", "scopes": ["system/*.cruds"]}, "not_allowed"),
+        # An old sign-in, and a fresh one whose token reaches less than the client would.
+        ({"role": Role.ADMIN, "account_id": UUID(int=7), "scopes": ["user/*.cruds"], "ago": 11}, "step_up_required"),
+        ({"role": Role.ADMIN, "account_id": UUID(int=7), "scopes": ["user/Client.cruds"], "ago": 1}, "not_allowed"),
+    ],
+)
+async def test_nobody_gains_by_a_client_what_their_token_does_not_reach(
+    house: House, claims: dict[str, Any], code: str
+) -> None:
+    now = house.clock.now()
+    claims = dict(claims)
+    if (ago := claims.pop("ago", None)) is not None:
+        claims["authenticated_at"] = now - timedelta(minutes=ago)
+    lifetime = timedelta(minutes=5)
+    key = house.keys.newest()
+    token = mint(key, organization=ORGANIZATION, subject="somebody-1", now=now, lifetime=lifetime, **claims)
+    answer = await ask(house, "POST", "/write/clients", token=token, json=PORTAL)
+    assert (answer.status_code, answer.json()["code"]) == (403, code)
+    made = (await ask(house, "POST", "/write/clients", json=PORTAL)).json()
+    answer = await ask(house, "POST", f"/write/clients/{made['client_id']}/secret", token=token)
+    assert (answer.status_code, answer.json()["code"]) == (403, code)
 
 
 async def test_a_secret_is_remembered_nowhere(house: House) -> None:
