@@ -211,8 +211,12 @@ async def follow_link(command: FollowLink, reading: Reading, actor: Actor) -> De
     events = account.follow_link(state, command.purpose, words, reading.now)
     changes: Changes = [(account.stream(state.id), event) for event in events]
     if state.status is Status.UNVERIFIED and state.origin is Origin.SELF and state.patient_id is not None:
-        changes.append((patient.stream(state.patient_id), PatientRegistered(patient_id=state.patient_id)))
-        changes.append(_named(state.patient_id, state.id))
+        # Unless an administrator has tied the account to somebody who is known already.
+        if await reading.find(PATIENT, state.patient_id) is None:
+            changes.append((patient.stream(state.patient_id), PatientRegistered(patient_id=state.patient_id)))
+        held = await reading.find(HOLDER, state.patient_id)
+        if held is None or held.account_id is None:
+            changes.append(_named(state.patient_id, state.id))
     letter = _letter(state, Letter.PASSWORD_CHANGED) if command.purpose is LinkPurpose.RESET else None
     return Decision(changes, {"account_id": str(state.id), "letter": letter})
 
@@ -413,7 +417,7 @@ async def _named_of(event: AccountRegistered | RoleChanged, account_id: UUID, re
     if person is None:
         return []
     if event.patient_id is not None:
-        await reading.get(PATIENT, event.patient_id)
+        patient.present(await reading.get(PATIENT, event.patient_id))
     else:
         await reading.get(PROVIDER, person)
     held = await reading.find(HOLDER, person)

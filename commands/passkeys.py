@@ -16,7 +16,7 @@ from uuid import UUID
 
 import webauthn
 from pydantic import Field
-from webauthn.helpers import bytes_to_base64url, options_to_json_dict
+from webauthn.helpers import base64url_to_bytes, bytes_to_base64url, options_to_json_dict
 from webauthn.helpers.structs import (
     AuthenticatorSelectionCriteria,
     PublicKeyCredentialDescriptor,
@@ -92,7 +92,7 @@ def whose(response: dict[str, Any]) -> UUID | None:
 def user_verified(response: dict[str, Any]) -> bool:
     """Whether the authenticator says that it knew its owner, by PIN or finger (WebAuthn Level 2 §6.1). Ask only of what
     was accepted."""
-    return bool(_bytes(response["response"]["authenticatorData"])[32] & _USER_VERIFIED)
+    return bool(base64url_to_bytes(response["response"]["authenticatorData"])[32] & _USER_VERIFIED)
 
 
 def offer(reading: Reading, state: Account | None, *, named: bool) -> dict[str, Any]:

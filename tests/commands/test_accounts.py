@@ -44,7 +44,7 @@ from domain.step_up import StepUpRequired
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
-from tests.clinic import ADMIN, DESK
+from tests.clinic import ADMIN, DESK, ORGANIZATION
 from tests.people import OPERATOR, OTHER_PASSWORD, PASSWORD, People, credentials
 
 NOW = datetime(2026, 3, 2, 9, 0, 5, tzinfo=UTC)
@@ -77,6 +77,19 @@ async def test_a_patient_registers_follows_the_link_and_signs_in(people: People)
     state = await people.account(account_id)
     assert (state.status, state.role) == (Status.ACTIVE, Role.PATIENT)
     assert await people.events(f"patient/{state.patient_id}") == ["PatientRegistered"]
+    assert (await people.sign_in(ADA))["outcome"] == "accepted"
+
+
+async def test_whoever_is_tied_to_a_known_patient_before_they_follow_the_link_gets_in(people: People) -> None:
+    await letter_to(people, RegisterAccount(email=ADA))
+    (name,) = await people.desk.log.streams(ORGANIZATION, "account/", "account/~")
+    known = UUID((await people.asked(RegisterPatient(), OPERATOR))["patient_id"])
+    account_id = UUID(name.partition("/")[2])
+    await people.asked(ChangeRole(account_id=account_id, role=Role.PATIENT, patient_id=known), OPERATOR)
+    letter = await letter_to(people, AskReset(email=ADA))
+    await people.asked(verify(letter["token"]))
+    assert (await people.account(account_id)).status is Status.ACTIVE
+    assert await people.events(f"patient/{known}") == ["PatientRegistered"]
     assert (await people.sign_in(ADA))["outcome"] == "accepted"
 
 
