@@ -217,7 +217,7 @@ async def of_person(
             for one in record.tellings
         ],
         appointments=appointments,
-        accounts=await _accounts(log, organization, told["holder"]),
+        accounts=await _accounts(log, organization, patient_id, told["holder"], position),
         proxies=_proxies(told["proxies"]),
         consents=[
             entry(one.event, one.recorded_at)
@@ -263,15 +263,18 @@ async def _appointments(
     return found
 
 
-async def _accounts(log: EventLog, organization: str, told: Sequence[Recorded]) -> list[ExportedAccount]:
+async def _accounts(
+    log: EventLog, organization: str, patient_id: UUID, told: Sequence[Recorded], position: int
+) -> list[ExportedAccount]:
     named = dict.fromkeys(one.event.account_id for one in told if isinstance(one.event, HolderNamed))
-    loaded = await log.load(organization, {account.stream(key): 0 for key in named})
+    loaded = await log.load(organization, {account.stream(key): 0 for key in named}, upto=position)
     found = []
     for events in loaded.values():
         state: Account | None = None
         for one in events:
             state = account.evolve(state, one.event)
-        if state is not None:
+        # One that has become somebody else's is no longer theirs to see.
+        if state is not None and state.person == patient_id:
             found.append(
                 ExportedAccount(
                     account_id=state.id,

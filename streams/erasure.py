@@ -155,6 +155,7 @@ async def accounts_of(log: EventLog, organization: str, patient_id: UUID) -> Seq
         state: Account | None = None
         for recorded in events:
             state = account.evolve(state, recorded.event)
-        if state is not None and state.person in (None, patient_id):
+        # One that was given another role, or another person, holds what is a colleague's or somebody else's by now.
+        if state is not None and state.person == patient_id:
             found.append(state.id)
     return found

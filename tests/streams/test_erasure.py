@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 import commands.erasure
-from commands.accounts import CloseOwnAccount, CreateAccount
+from commands.accounts import ChangeRole, CloseOwnAccount, CreateAccount
 from commands.appointments import BookAppointment
 from commands.disclosures import RecordDisclosure
 from commands.erasure import ErasePerson
@@ -25,7 +25,7 @@ from domain.account import AccountClosed, ClosingReason
 from domain.appointment import AppointmentBooked, AppointmentCancelled
 from domain.disclosure import Means
 from domain.events import ERASED
-from domain.patient import ErasureGround, HumanName, PatientDetails
+from domain.patient import AlreadyErased, ErasureGround, HumanName, PatientDetails
 from domain.ports import LogUnavailable
 from domain.provider import BookingRules
 from domain.purpose import Purpose
@@ -135,6 +135,29 @@ async def test_every_account_that_acted_as_the_person_ends_with_them(
         assert await emails(fresh) == {earlier: ERASED, present: ERASED, berts: "bert@example.org"}
     await reader.close()
     await mark.close()
+
+
+async def test_an_account_that_has_become_a_colleagues_keeps_its_key(
+    desk: Desk, log: PostgresEventLog, database: Database, master: MasterKeyFile
+) -> None:
+    anna = await registered(desk)
+    promoted = await with_account(desk, anna, "anna@example.org")
+    await desk.handle(ChangeRole(account_id=promoted, role=Role.FRONT_DESK), OPERATOR, ORGANIZATION)
+    assert await erase(desk, anna) == "erased"
+    async with erasing(database, master, desk) as eraser:
+        await eraser.sweep()
+    assert without_key(database) == {str(anna)}
+    stream = account.stream(promoted)
+    told = [one.event for one in (await log.load(ORGANIZATION, {stream: 0}))[stream]]
+    assert told[0].email == "anna@example.org"  # type: ignore[attr-defined]
+    assert not any(isinstance(event, AccountClosed) for event in told)
+
+
+async def test_nobody_gets_an_account_as_somebody_who_was_forgotten(desk: Desk) -> None:
+    anna = await registered(desk)
+    assert await erase(desk, anna) == "erased"
+    with pytest.raises(AlreadyErased):
+        await with_account(desk, anna, "anna@example.org")
 
 
 async def test_a_visit_that_was_booked_in_the_very_moment_is_called_off(
