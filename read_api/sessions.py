@@ -21,7 +21,8 @@ router = APIRouter(tags=["sessions"])
 
 class SessionView(BaseModel):
     """`client_id` is the app's, null where it is the sign-in itself, in a browser. `current` is the one that asks.
-    `factors` are in the words of RFC 8176. `address` and `user_agent` are where it began."""
+    `factors` are in the words of RFC 8176. `address` and `user_agent` are where it began, shown to the
+    account's owner alone."""
 
     session_id: UUID
     client_id: UUID | None
@@ -53,11 +54,13 @@ async def read_sessions(account_id: UUID, asked: Asked) -> Response:
     if not found[known]:
         raise unknown(account_id)
     states = [folded(session.evolve, found[name]) for name in reversed(names)]
-    shown = [_view(state, asked.actor.session_id) for state in states if state is not None and state.lives(now)]
+    own = asked.actor.account_id == account_id
+    living = [state for state in states if state is not None and state.lives(now)]
+    shown = [_view(state, asked.actor.session_id, own=own) for state in living]
     return asked.answer(Sessions(sessions=shown), head)
 
 
-def _view(state: Session, current: UUID | None) -> SessionView:
+def _view(state: Session, current: UUID | None, *, own: bool) -> SessionView:
     return SessionView(
         session_id=state.key.id,
         client_id=state.client_id,
@@ -65,7 +68,7 @@ def _view(state: Session, current: UUID | None) -> SessionView:
         factors=list(state.factors),
         authenticated_at=state.authenticated_at,
         until=min(state.idle_until, state.until),
-        address=None if isinstance(state.address, Erased) else state.address,
-        user_agent=None if isinstance(state.user_agent, Erased) else state.user_agent,
+        address=state.address if own and not isinstance(state.address, Erased) else None,
+        user_agent=state.user_agent if own and not isinstance(state.user_agent, Erased) else None,
         current=state.key.id == current,
     )

@@ -2,8 +2,8 @@
 Out: an event for all that are alike.
 
 What is noted costs a look into memory and no request waits for it. How much is written is bounded however many knock,
-from however many addresses: what no longer fits is counted without its operation, then without its address. A process
-that is killed loses what it noted since it last wrote.
+from however many addresses: what no longer fits is counted without its operation, then without its address, and only
+past a second bound without who it was. A process that is killed loses what it noted since it last wrote.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from infra.http.tokens import CALLER, Caller
 EVERY: Final = 30.0
 MOST: Final = 50
 MOST_OF_ONE: Final = 5
+MOST_KNOWN: Final = 200
 
 _log = logging.getLogger("daybook.http")
 
@@ -99,8 +100,10 @@ class Denials:
         self._add(_Alike(organization, actor, whose, code, operation, client_address(scope)), _Noted(1, now, now))
 
     def _add(self, alike: _Alike, found: _Noted) -> None:
+        anywhere = replace(alike, operation="", address=None)
         of_all = _Alike(self._organization, STRANGER, None, alike.code, "", None)
-        for kind in (alike, replace(alike, operation=""), of_all):
+        # Whoever is known stays known, however many knock from the same address.
+        for kind in (alike, replace(alike, operation=""), *((anywhere,) if alike.whose else ()), of_all):
             if (noted := self._noted.get(kind)) is not None:
                 noted.times += found.times
                 noted.first_at = min(noted.first_at, found.first_at)
@@ -114,7 +117,7 @@ class Denials:
     def _has_room(self, alike: _Alike) -> bool:
         """The last kind always has: there is one for each code, and codes are ours and few."""
         if alike.address is None:
-            return True
+            return alike.whose is None or self._of_one[""] < MOST_KNOWN
         several = alike.operation == ""
         return len(self._noted) < self._most and self._of_one[alike.address] < self._most_of_one + several
 

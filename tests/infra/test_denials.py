@@ -151,6 +151,18 @@ async def test_one_address_is_told_apart_by_a_few_operations(book: Served) -> No
     }
 
 
+async def test_who_is_known_stays_known_however_many_knock_from_their_address(book: Served) -> None:
+    denials = denials_of(book, most=4, most_of_one=2)
+    for number in range(20):
+        denials.note(knock_of("192.0.2.7", f"operation-{number}"), "token_invalid")
+    snoop = Caller("clinic-b", someone(Role.FRONT_DESK))
+    for _ in range(50):
+        denials.note(knock_of("192.0.2.7", "read_patient", snoop), "unknown")
+    await denials.write()
+    (found,) = [one for one in await recorded(book) if refused(one).code == "unknown"]
+    assert (found.organization, found.actor, refused(found).times) == ("clinic-b", "front_desk-7", 50)
+
+
 async def test_what_the_log_cannot_take_now_it_is_told_later(book: Served) -> None:
     class Away:
         def __init__(self) -> None:
