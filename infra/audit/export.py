@@ -10,9 +10,8 @@ import asyncio
 import base64
 import csv
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +34,7 @@ from infra.event_log.log import PostgresEventLog
 from infra.event_log.proofs import Paths, prove_all
 from infra.event_log.ranges import snapshot_of
 from infra.event_log.rows import author, draft, microseconds, row_v1
+from infra.files import written
 from infra.ids import TimeOrderedIds
 from infra.troubles import Trouble
 from streams.deadletters import Unreadable
@@ -114,7 +114,7 @@ async def export(
     if checkpoint is not None:
         paths = await asyncio.to_thread(_prove, dsn, positions, checkpoint, progress)
     count = 0
-    with _written(out) as file, _written(_beside(out) if paths else None) as proofs:
+    with written(out) as file, written(_beside(out)) if paths else nullcontext() as proofs:
         if proofs is not None and checkpoint is not None:
             proofs.write(checkpoint.line().decode() + "\n")
         write = _writer(form, file)
@@ -173,9 +173,7 @@ async def _origins(
     }
 
 
-def _writer(form: Format, file: TextIO | None) -> Callable[[Recorded, str, OriginSeen | None], None]:
-    if file is None:
-        raise TypeError("records are written somewhere")
+def _writer(form: Format, file: TextIO) -> Callable[[Recorded, str, OriginSeen | None], None]:
     if form is Format.FHIR:
 
         def as_fhir(recorded: Recorded, name: str, origin: OriginSeen | None) -> None:
@@ -230,20 +228,3 @@ def _bytes(row: tuple[Any, ...]) -> bytes:
     )
     sketch = draft(by, name_of_stream, event_id, name, bytes(payload), row[13])
     return row_v1(sketch, position, version, microseconds(row[14]))
-
-
-@contextmanager
-def _written(path: Path | None) -> Iterator[TextIO | None]:
-    """A file for its owner alone, in its place when it is whole."""
-    if path is None:
-        yield None
-        return
-    draft_path = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(draft_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft_path.replace(path)
-    finally:
-        draft_path.unlink(missing_ok=True)

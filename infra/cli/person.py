@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from domain.purpose import Purpose
 from infra.cli._options import data_option
+from infra.files import written
 from infra.settings import Settings
 
 _ACTOR = re.compile(r"[A-Za-z0-9._:|-]{1,100}")
@@ -58,8 +58,7 @@ def export_command(
     if out is None:
         click.echo(told)
         return
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with written(out) as file:
         file.write(told)
 
 
