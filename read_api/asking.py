@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Annotated, Any, Protocol
 from uuid import UUID
@@ -59,7 +59,8 @@ class NotCaughtUp(Refused):
 @dataclass(frozen=True, slots=True)
 class Library:
     """What every route needs of the outside. `patience` is how many seconds a `Read-After` waits at most; `trail`
-    writes down who is shown what of whom."""
+    writes down who is shown what of whom. `inquiry` is the turn of whoever asks for months of the log at once: one at a
+    time, so that they take no connections from bookings."""
 
     diary: AppointmentDiary
     free_time: FreeTime
@@ -73,6 +74,7 @@ class Library:
     patience: float = 2.0
     directory: Directory | None = None
     trail: Trail | None = None
+    inquiry: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Book(Protocol):

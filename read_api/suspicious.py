@@ -67,7 +67,8 @@ async def read_suspicious(
     if not timedelta(0) <= until - since <= LONGEST:
         raise InvalidParameter(f"`to` is after `from`, by at most {LONGEST.days} days")
     position = await library.log.head()
-    found = await suspicious(library.inquiries, asked.organization, since, until, zone(time_zone))
+    async with library.inquiry:
+        found = await suspicious(library.inquiries, asked.organization, since, until, zone(time_zone))
     asked.shows(Screen.SUSPICIOUS, *dict.fromkeys(patient for one in found for patient in one.patients))
     shown = [Finding.model_validate(one) for one in found]
     return asked.answer(Suspicious(first=since, last=until, findings=shown), position)
