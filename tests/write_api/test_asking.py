@@ -24,7 +24,7 @@ OPEN = {"register_account", "verify_account", "ask_reset", "reset_password"}
 # What stands against an example besides ids that are not there: it is for people with an account, or of other roles.
 NOT_THEIRS = {"not_allowed", "link_ended"}
 # Asked by imports, by the pages of OAuth, by sweepers, by the command line; and a link is followed by two routes.
-ELSEWHERE = {"commands.history", "commands.sign_in", "commands.sessions", "commands.clients"}
+ELSEWHERE = {"commands.history", "commands.sign_in", "commands.sessions", "commands.clients", "commands.outside"}
 NO_ROUTE = {"lapse_hold", "create_account", "close_account_of", "follow_link"}
 
 
