@@ -68,7 +68,8 @@ def costs_of(measured: dict[str, Any], saves_per_second: float) -> Costs:
                 _FETCHED,
             )
             for name, value in processor.items()
-            if name.startswith("work-")
+            # A booking shows in no other model.
+            if name.startswith("work-") and name.removeprefix("work-") in calm
         },
     )
 
