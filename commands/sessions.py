@@ -12,11 +12,12 @@ from uuid import UUID
 
 from commands.access import reach
 from commands.clients import Hash
-from commands.loop import ACCOUNT, CLIENT, SESSION, Command, Decision, Reading, handles
-from domain import session
+from commands.loop import ACCOUNT, CLIENT, MFA_POLICY, SESSION, Command, Decision, Reading, handles
+from domain import mfa_policy, session
 from domain.access import Actor, Role
 from domain.account import Account, Status
 from domain.events import Event
+from domain.mfa_policy import THE_POLICY
 from domain.refusals import Refusal, Unknown
 from domain.session import OFFLINE, PRESENT, Ending, SessionEnded, SessionId, SessionStarted
 
@@ -83,7 +84,10 @@ async def start_session(command: StartSession, reading: Reading, actor: Actor) -
         ended = [] if known.ended else [(stream, session.end(known, Ending.CODE_REUSED))]
         return Decision(ended, {"outcome": "refused"})
     changes: list[tuple[str, Event]] = []
-    await _account(reading, command.account_id, command.era)
+    account = await _account(reading, command.account_id, command.era)
+    policy = await reading.find(MFA_POLICY, THE_POLICY)
+    if not mfa_policy.lets_in(policy, account.role, command.factors):
+        raise SessionOver("your role needs a second factor now; sign in again")
     if command.within is not None:
         outer = await reading.find(SESSION, SessionId(command.account_id, command.within))
         if outer is None or not outer.lives(reading.now):
@@ -162,9 +166,12 @@ async def _account(reading: Reading, account_id: UUID, era: int) -> Account:
 
 async def _still_holds(reading: Reading, state: session.Session) -> bool:
     """Whether the account, the app and, but for an app that works without its person, the sign-in that a session rests
-    on are still there."""
+    on are still there, and the account's role needs no more factors than were shown."""
     account = await reading.find(ACCOUNT, state.key.account_id)
     if account is None or account.status is not Status.ACTIVE or account.era != state.era:
+        return False
+    policy = await reading.find(MFA_POLICY, THE_POLICY)
+    if not mfa_policy.lets_in(policy, account.role, state.factors):
         return False
     if state.within is not None and not state.offline:
         outer = await reading.find(SESSION, SessionId(state.key.account_id, state.within))

@@ -6,7 +6,7 @@ for administrators and auditors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -39,7 +39,8 @@ THE_POLICY: Final = UUID(int=0)
 
 
 class MfaPolicySet(Event):
-    """What holds from now on for these roles; others stay as they are."""
+    """What holds from now on for these roles; others stay as they are. Sign-ins by one factor end where two are needed
+    now."""
 
     NAME: ClassVar[str] = "MfaPolicySet.v1"
     roles: dict[Role, Mfa]
@@ -64,6 +65,18 @@ def evolve(state: MfaPolicy | None, event: Event) -> MfaPolicy:
 
 def for_role(state: MfaPolicy | None, role: Role) -> Mfa:
     return (state.roles if state is not None else AS_SHIPPED).get(role, Mfa.OPTIONAL)
+
+
+def multi_factor(factors: Collection[str]) -> bool:
+    """Whether a sign-in by these proofs, in the words of RFC 8176, was one by several factors. A passkey by itself was:
+    it is let in only where the device has checked who holds it, though sessions from before it said `mfa` don't say
+    so."""
+    return "mfa" in factors or set(factors) == {"hwk"}
+
+
+def lets_in(state: MfaPolicy | None, role: Role, factors: Collection[str]) -> bool:
+    """Whether the policy has somebody of this role go on with a sign-in by these proofs."""
+    return for_role(state, role) is not Mfa.REQUIRED or multi_factor(factors)
 
 
 def choose(roles: Mapping[Role, Mfa]) -> MfaPolicySet:

@@ -1,5 +1,7 @@
-"""What has ended: sessions, accounts, clients. In: the log, followed by position. Out: whether a token still holds,
-from memory, so that a check costs a look into a dictionary.
+"""What has ended: sessions, accounts, clients, and sign-ins by one factor where a role has come to need two.
+
+In: the log, followed by position. Out: whether a token still holds, from memory, so that a check costs a look into a
+dictionary.
 
 Only what ended within the life of a token is remembered: older tokens have run out by themselves.
 """
@@ -15,6 +17,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Self
 
+from commands.loop import MFA_POLICY
+from domain import mfa_policy
 from domain.account import (
     AccountClosed,
     AccountLockedByAdministrator,
@@ -23,6 +27,7 @@ from domain.account import (
     SecondFactorsReset,
 )
 from domain.client import ClientRemoved, ClientSecretRotated
+from domain.mfa_policy import THE_POLICY, MfaPolicy, MfaPolicySet
 from domain.ports import Clock, LogUnavailable
 from domain.session import SessionEnded
 from infra.event_log.log import Mark, PostgresEventLog
@@ -40,6 +45,7 @@ ENDINGS: Final = tuple(
         SecondFactorsReset,
         ClientRemoved,
         ClientSecretRotated,
+        MfaPolicySet,
     )
 )
 # Longer than any token that names a session, with what clocks may differ by.
@@ -70,6 +76,8 @@ class Revocations:
         self._seen_at = time.monotonic()
         # What ended, and when (seconds since the epoch), in the order of the log.
         self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
+        # What second factors are needed, by organization, where that has changed within the life of a token.
+        self._policies: dict[str, MfaPolicy] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -86,7 +94,7 @@ class Revocations:
 
     def ended(self, caller: Caller, made: float) -> bool:
         """Whether what a token rests on has ended since it was made, in seconds since the epoch."""
-        return not holds(self._ended, caller, made)
+        return not holds(self._ended, self._policies, caller, made)
 
     async def check(self) -> str:
         """For health. Raises `Behind`."""
@@ -109,16 +117,26 @@ class Revocations:
             head = await self._log.head()
             marks = await self._log.marks(self.position, head, ENDINGS, _BITE) if head > self.position else ()
             for mark in marks:
-                self._note(mark)
+                await self._note(mark)
             self.position = marks[-1].position if len(marks) == _BITE else max(head, self.position)
             if len(marks) < _BITE:
                 break
         self._seen_at = time.monotonic()
 
-    def _note(self, mark: Mark) -> None:
+    async def _note(self, mark: Mark) -> None:
+        if mark.name == MfaPolicySet.NAME:
+            self._policies[mark.organization] = await self._policy(mark.organization)
+            return
         key = (mark.organization, mark.stream.rpartition("/")[2])
         self._ended[key] = mark.recorded_at.timestamp()
         self._ended.move_to_end(key)
+
+    async def _policy(self, organization: str) -> MfaPolicy:
+        stream = MFA_POLICY.stream(THE_POLICY)
+        state: MfaPolicy | None = None
+        for row in (await self._log.load(organization, {stream: 0}))[stream]:
+            state = MFA_POLICY.evolve(state, row.event)
+        return state or MfaPolicy()
 
     def _forget(self) -> None:
         until = (self._clock.now() - self._life).timestamp()
@@ -126,8 +144,11 @@ class Revocations:
             self._ended.popitem(last=False)
 
 
-def holds(ended: Mapping[tuple[str, str], float], caller: Caller, made: float) -> bool:
-    """Whether a token that was made then holds, where `ended` says what ended when, by organization and id."""
+def holds(
+    ended: Mapping[tuple[str, str], float], policies: Mapping[str, MfaPolicy], caller: Caller, made: float
+) -> bool:
+    """Whether a token that was made then holds, where `ended` says what ended when, by organization and id, and
+    `policies` who needs a second factor now."""
     actor, organization = caller.actor, caller.organization
     if actor.client_id is None:
         # An operator's: nothing in the log stands behind it.
@@ -135,5 +156,9 @@ def holds(ended: Mapping[tuple[str, str], float], caller: Caller, made: float) -
     if actor.session_id is not None and (organization, str(actor.session_id)) in ended:
         return False
     if actor.account_id is not None and made <= ended.get((organization, str(actor.account_id)), 0.0):
+        return False
+    policy = policies.get(organization)
+    personal = policy is not None and actor.account_id is not None
+    if personal and not mfa_policy.lets_in(policy, actor.role, actor.factors):
         return False
     return made > ended.get((organization, actor.client_id), 0.0)

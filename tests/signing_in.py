@@ -8,7 +8,7 @@ import html
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ from infra.holidays import PublicHolidays
 from infra.http.outside import Registration
 from infra.http.positions import Positions
 from infra.http.service import Together
-from infra.http.tokens import READ, WRITE, Bearers
+from infra.http.tokens import READ, WRITE, Bearers, Caller
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from infra.keys import KeyFolder
@@ -174,14 +174,14 @@ class House:
         while self.revocations.position < head:  # noqa: ASYNC110 - a fact of the reader, which tells nobody
             await asyncio.sleep(0.01)
 
-    def bearers(self, *audience: str) -> Bearers:
+    def bearers(self, *audience: str, ended: Callable[[Caller, float], bool] | None = None) -> Bearers:
         """As an API checks tokens, by the house's clock."""
         return Bearers(
             self.keys,
             audience or (WRITE, READ),
             issuer=("daybook", self.url),
             clock=lambda: self.clock.now().timestamp(),
-            ended=self.revocations.ended,
+            ended=ended or self.revocations.ended,
         )
 
     async def at_once(self, *asked: Coroutine[Any, Any, httpx.Response]) -> list[httpx.Response]:

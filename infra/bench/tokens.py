@@ -33,7 +33,7 @@ def run(size: float = 1.0) -> dict[str, Any]:
     )
 
     def gone(caller: Caller, made: float) -> bool:
-        return not holds(ended, caller, made)
+        return not holds(ended, {}, caller, made)
 
     known = _token(key)
     bearers = Bearers({key.id: key.public}, WRITE, ended=gone)

@@ -16,9 +16,11 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from commands.loop import ACCOUNT, SESSION
+from commands.loop import ACCOUNT, MFA_POLICY, SESSION
 from commands.sessions import EndSession, StartSession
 from commands.sign_in import SIGN_IN, account_of
+from domain import mfa_policy
+from domain.mfa_policy import THE_POLICY
 from domain.session import PRESENT, SessionId
 from infra.http import csrf
 from infra.http.address import client_address
@@ -76,12 +78,16 @@ class Browsers:
         who = account_of(account)
         if not who.active or account.era != session.era:
             return None
+        policy = await authority.state(MFA_POLICY, THE_POLICY)
+        if not mfa_policy.lets_in(policy, who.role, session.factors):
+            return None
         if session.secret is None or not hmac.compare_digest(session.secret, hash_of(content["k"])):
             return None
         return SignedIn(key.account_id, key.id, session.era, session.factors, session.authenticated_at, who)
 
     async def sign_in(self, request: Request, response: Response, proven: Proven, visit: Visit) -> None:
-        """Raises `SessionOver` where the account has changed since it was proven whose it is."""
+        """Raises `SessionOver` where the account, or what its role needs, has changed since it was proven whose it
+        is."""
         authority = self._authority
         before = await self.signed_in(request)
         session_id, secret = authority.desk.ids.new(), secrets.token_urlsafe(32)

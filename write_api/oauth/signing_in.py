@@ -46,6 +46,7 @@ _HALF_PROVEN: Final = timedelta(minutes=10)
 Step = Literal["second_factor", "enrol"]
 WRONG: Final = "This e-mail address and password do not go together, or this account can't sign in."
 _ANEW: Final = "This app wants you to sign in anew."
+_CHANGED: Final = "Something about this account has changed while you signed in. Sign in again."
 _WRONG_CODE: Final = "This code is not right, or it was used before."
 
 _Attempt = Annotated[Attempt, Depends(Limited("sign-in", per_address="60/minute", per_account="20/minute"))]
@@ -321,7 +322,7 @@ async def _signed_in(at: Reception, request: Request, flow: Flow | None, proven:
     try:
         await at.browsers.sign_in(request, response, proven, visit)
     except SessionOver:
-        return await sign_in_page(at, request, flow, None, problem=WRONG, status=401)
+        return await sign_in_page(at, request, flow, None, problem=_CHANGED, status=401)
     return response
 
 

@@ -12,15 +12,18 @@ import pytest
 
 from commands.accounts import AskReset, ChangeRole, CloseAccount, FollowLink, LockAccount
 from commands.clients import RotateClientSecret
+from commands.second_factors import SetMfaPolicy
 from commands.sessions import EndSessions
 from domain.access import Actor, Role
 from domain.account import LinkPurpose
+from domain.mfa_policy import Mfa
 from domain.session import OFFLINE, PRESENT
 from infra.http.tokens import TokenExpired, TokenInvalid, TokenRevoked
+from infra.revocations import Revocations
 from infra.signing_keys import retire, rotate
 from tests.clinic import ORGANIZATION
 from tests.people import OPERATOR, OTHER_PASSWORD
-from tests.signing_in import App, House
+from tests.signing_in import App, House, sent_back
 from write_api.oauth.authority import ACCESS_LIFETIME
 
 SYSTEM: dict[str, Any] = {
@@ -236,6 +239,43 @@ async def test_what_happens_to_an_account_ends_its_tokens(house: House, app: App
     await house.known()
     with pytest.raises(TokenRevoked):
         house.bearers().check(f"Bearer {told['access_token']}")
+
+
+async def test_a_role_that_comes_to_need_a_second_factor_ends_sign_ins_without_one(
+    house: House, app: App, ada: Actor
+) -> None:
+    browser, strong = house.browser(), house.browser()
+    weak = await house.tokens(app, browser)
+    code = await house.code(app, browser)
+    verifier = house.verifiers[app.id]
+    bob = await house.people.patient("bob@example.org")
+    authenticator = await house.people.with_totp(bob)
+    house.people.later(timedelta(minutes=1))
+    await strong.go("/oauth/authorize", **house.request(app))
+    await strong.sign_in("bob@example.org")
+    told = sent_back(await strong.send("/oauth/second-factor", code=house.people.code(authenticator)))
+    going_on = (await house.redeem(app, told["code"])).json()
+
+    await house.people.asked(SetMfaPolicy(roles={Role.PATIENT: Mfa.REQUIRED}), OPERATOR)
+    await house.known()
+    with pytest.raises(TokenRevoked):
+        house.bearers().check(f"Bearer {weak['access_token']}")
+    # A process that starts now knows it too.
+    async with Revocations(house.log, house.clock) as another:
+        assert another.position == house.revocations.position
+        assert house.bearers(ended=another.ended).check(f"Bearer {going_on['access_token']}")
+        with pytest.raises(TokenRevoked):
+            house.bearers(ended=another.ended).check(f"Bearer {weak['access_token']}")
+    house.verifiers[app.id] = verifier
+    assert error_of(await house.redeem(app, code)) == "invalid_grant"
+    assert error_of(await house.refresh(app, weak["refresh_token"])) == "invalid_grant"
+    assert (await browser.http.get("/oauth/sessions")).status_code == 303
+    assert house.bearers().check(f"Bearer {going_on['access_token']}")
+    assert (await house.refresh(app, going_on["refresh_token"])).status_code == 200
+    assert (await strong.http.get("/oauth/sessions")).status_code == 200
+    # Whoever comes back sets one up first.
+    await browser.go("/oauth/authorize", **house.request(app))
+    assert 'class="secret"' in (await browser.sign_in()).text
 
 
 async def test_keys_rotate_under_a_running_server(house: House, app: App) -> None:
