@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -104,6 +104,19 @@ def rushing(commands_a_day: float, seconds: float, seed: int) -> Iterator[float]
         yield now
 
 
+def asked(costs: Costs, plan: Plan, commands_a_day: float) -> Mapping[str, float]:
+    """What the worst minute asks of each part, by name, as a share of the most that it can do."""
+    capacities = {
+        "api": plan.apis / costs.command,
+        "log": plan.logs * costs.log.capacity,
+        "relay": plan.logs * costs.relay.capacity / costs.events,
+    } | {
+        f"worker {name}": plan.logs * plan.workers[name] * cost.capacity / costs.events
+        for name, cost in costs.workers.items()
+    }
+    return {name: round(peak(commands_a_day) / capacity, 3) for name, capacity in capacities.items()}
+
+
 def played(costs: Costs, plan: Plan, commands_a_day: float, *, seconds: float = 120.0, seed: int = 1) -> Outcome:
     """Play the worst part of a day through."""
     chance = random.Random(seed + 1)  # noqa: S311 - a simulation
@@ -111,12 +124,14 @@ def played(costs: Costs, plan: Plan, commands_a_day: float, *, seconds: float = 
     late = [i for i, at in enumerate(arrivals) if at >= seconds * 0.75]
     parts: dict[str, Seen] = {}
 
-    def seen(name: str, came: Sequence[float], done: Sequence[float], capacity: float) -> None:
+    busy = asked(costs, plan, commands_a_day)
+
+    def seen(name: str, came: Sequence[float], done: Sequence[float]) -> None:
         took = [done[i] - came[i] for i in late]
-        parts[name] = Seen(round(peak(commands_a_day) / capacity, 3), _percentile(took, 0.5), _percentile(took, 0.99))
+        parts[name] = Seen(busy[name], _percentile(took, 0.5), _percentile(took, 0.99))
 
     served = _served(arrivals, plan.apis, costs.command, chance)
-    seen("api", arrivals, served, plan.apis / costs.command)
+    seen("api", arrivals, served)
 
     # A clinic's commands all go to one log.
     places = [chance.randrange(plan.logs) for _ in arrivals]
@@ -132,11 +147,10 @@ def played(costs: Costs, plan: Plan, commands_a_day: float, *, seconds: float = 
                 dealt[chance.randrange(len(dealt))].append(i)
             for some in dealt:
                 _batched(some, published, cost, costs.events, worked[name])
-    seen("log", served, saved, plan.logs * costs.log.capacity)
-    seen("relay", saved, published, plan.logs * costs.relay.capacity / costs.events)
+    seen("log", served, saved)
+    seen("relay", saved, published)
     for name, done in worked.items():
-        count = plan.logs * plan.workers[name]
-        seen(f"worker {name}", published, done, count * costs.workers[name].capacity / costs.events)
+        seen(f"worker {name}", published, done)
     return Outcome(
         parts,
         _percentile([saved[i] - arrivals[i] for i in late], 0.99),
@@ -149,23 +163,34 @@ def enough(costs: Costs, commands_a_day: float, *, answered: float = 0.1, visibl
     can do, and no more than half of that where 99 of 100 commands are not answered within `answered` seconds, or not
     shown within `visible` more."""
     plan = Plan(1, 1, dict.fromkeys(costs.workers, 1))
-    while True:
-        outcome = played(costs, plan, commands_a_day, seconds=60.0)
-        busy = {name: seen.busy for name, seen in outcome.parts.items()}
+
+    def more(late_answers: bool, late_models: Container[str]) -> Plan | None:
+        """One more of what has too much to do; None when nothing has. What is late may be asked for half."""
+        busy = asked(costs, plan, commands_a_day)
         slow = [
             name
             for name in costs.workers
             # One that waits for its batches more than it works is not made quicker by another beside it.
-            if busy[f"worker {name}"] > (_FULL / 2 if outcome.visible_p99[name] > visible else _FULL)
+            if busy[f"worker {name}"] > (_FULL / 2 if name in late_models else _FULL)
         ]
         if max(busy["log"], busy["relay"]) > _FULL:
-            plan = replace(plan, logs=plan.logs + 1)
-        elif busy["api"] > (_FULL / 2 if outcome.answered_p99 > answered else _FULL):
-            plan = replace(plan, apis=plan.apis + 1)
-        elif slow:
-            plan = replace(plan, workers={**plan.workers, **{name: plan.workers[name] + 1 for name in slow}})
-        else:
+            return replace(plan, logs=plan.logs + 1)
+        if busy["api"] > (_FULL / 2 if late_answers else _FULL):
+            return replace(plan, apis=plan.apis + 1)
+        if slow:
+            return replace(plan, workers={**plan.workers, **{name: plan.workers[name] + 1 for name in slow}})
+        return None
+
+    # Playing takes seconds; what is asked for too much however quick it is need not be played.
+    while larger := more(False, ()):
+        plan = larger
+    while True:
+        outcome = played(costs, plan, commands_a_day, seconds=60.0)
+        late = {name for name, seconds in outcome.visible_p99.items() if seconds > visible}
+        larger = more(outcome.answered_p99 > answered, late)
+        if larger is None:
             return plan, outcome
+        plan = larger
 
 
 def _served(arrivals: Sequence[float], servers: int, cost: float, chance: random.Random) -> list[float]:
