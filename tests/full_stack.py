@@ -46,7 +46,7 @@ def kafka() -> Kafka:
     """A broker; `kafka.bootstrap` is its address. The run shares it: give topics and groups names of their own."""
     needs.java(17)
     needs.maven(KAFKA)
-    return _shared(Kafka, lambda folder: Kafka(folder, die_with_me=True))
+    return _shared(Kafka, lambda folder: Kafka(folder, die_with_me=True, short_lived=True))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def elasticsearch() -> Elasticsearch:
     """A search server; `elasticsearch.url` is its address. The run shares it: give indexes names of your own."""
     needs.java(21)
     needs.maven(ELASTICSEARCH)
-    return _shared(Elasticsearch, lambda folder: Elasticsearch(folder, die_with_me=True))
+    return _shared(Elasticsearch, lambda folder: Elasticsearch(folder, die_with_me=True, short_lived=True))
 
 
 @pytest.fixture(scope="session")

@@ -354,8 +354,8 @@ class FullHouse(House):
         self.data = DataFolder.open(folder / "data")
         self.postgres = Postgres(self.data)
         self.redis = Redis(self.data)
-        self.kafka = Kafka(folder / "kafka", die_with_me=True)
-        self.elasticsearch = Elasticsearch(folder / "elasticsearch", die_with_me=True)
+        self.kafka = Kafka(folder / "kafka", die_with_me=True, short_lived=True)
+        self.elasticsearch = Elasticsearch(folder / "elasticsearch", die_with_me=True, short_lived=True)
         self.clickhouse = ClickHouseServer(folder / "clickhouse", die_with_me=True)
 
     @property

@@ -22,7 +22,7 @@ def server() -> Iterator[Elasticsearch]:
     needs.maven(ELASTICSEARCH)
     # Not below pytest's own folder, which every other run of pytest shuts again for the user that the server runs as.
     folder = Path(tempfile.mkdtemp(prefix="daybook-elasticsearch-", dir="/tmp"))
-    server = Elasticsearch(folder, die_with_me=True)
+    server = Elasticsearch(folder, die_with_me=True, short_lived=True)
     yield server
     server.kill()
     shutil.rmtree(folder)

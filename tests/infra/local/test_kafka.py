@@ -18,7 +18,7 @@ from tests import needs
 def broker(tmp_path: Path) -> Kafka:
     needs.java(17)
     needs.maven(KAFKA)
-    return Kafka(tmp_path / "kafka", die_with_me=True)
+    return Kafka(tmp_path / "kafka", die_with_me=True, short_lived=True)
 
 
 async def made(kafka: Kafka, topic: str) -> None:
