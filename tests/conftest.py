@@ -45,8 +45,13 @@ class OneStackAtATime(LoadScopeScheduling):
         return "stacks" if nodeid.startswith(self.STACKS) else nodeid.partition("::")[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # They take longest: what begins them later ends later.
+    items.sort(key=lambda item: not item.nodeid.startswith(OneStackAtATime.STACKS))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackAtATime:
-    # Stacks begin at once and take longest: the order of the files, not the number of their tests.
+    # The order of the tests, not the number that a file has.
     config.option.loadscopereorder = False
     return OneStackAtATime(config, log)
 
