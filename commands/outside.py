@@ -33,7 +33,7 @@ _Said = Field(min_length=1, max_length=500)
 
 class CheckOutside(Command):
     """Ask with the actor `SIGN_IN`, and never under an idempotency key. `multi_factor` is whether the provider vouches
-    for more than one factor. → `outcome`, `account_id`, `second_factors`, `must_enroll`."""
+    for more than one factor. → `outcome`, `account_id`, `era`, `second_factors`, `must_enroll`."""
 
     issuer: str = _Said
     subject: str = _Said
@@ -75,6 +75,7 @@ async def check_outside(command: CheckOutside, reading: Reading, actor: Actor) -
     asked = policy is not Mfa.OFF and not command.multi_factor
     factors = [factor.value for factor in state.second_factors] if asked else []
     told = _told("accepted", state.id) | {
+        "era": state.era,
         "second_factors": factors,
         "must_enroll": asked and policy is Mfa.REQUIRED and not factors,
     }

@@ -40,7 +40,8 @@ SIGN_IN: Final = Actor("sign-in", Role.SYSTEM)
 
 
 class CheckPassword(Command):
-    """→ `outcome`, `account_id`, `second_factors`, `must_enroll`, `retry_after` (seconds, when locked)."""
+    """→ `outcome`, `account_id`, `era`, `second_factors`, `must_enroll`, `retry_after` (seconds, when locked). `era` is
+    the account's in which the password was right; a session starts in no other."""
 
     email: str = Field(max_length=1000)
     password: SecretStr = Field(max_length=1000)
@@ -63,7 +64,7 @@ class CheckRecoveryCode(Command):
 class CheckPasskey(Command):
     """`response` is what `navigator.credentials.get()` gave, as JSON; `challenge` the one that `OfferPasskey` made.
     Without an account it is the passkey that says whose it is, and its owner must have been verified by it, since there
-    was no password. → `outcome`, `account_id`, `user_verified`."""
+    was no password. → `outcome`, `account_id`, `era`, `user_verified`."""
 
     account_id: UUID | None = None
     response: dict[str, Any]
@@ -120,6 +121,7 @@ async def check_password(command: CheckPassword, reading: Reading, actor: Actor)
     policy = await second_factors.wanted(reading, state.role)
     factors = [] if policy is Mfa.OFF else [factor.value for factor in state.second_factors]
     answer = _told("accepted", state.id) | {
+        "era": state.era,
         "second_factors": factors,
         "must_enroll": policy is Mfa.REQUIRED and not factors,
     }
@@ -177,7 +179,8 @@ async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -
         return _failed(state, Factor.PASSKEY, FailureReason.REPLAYED, reading)
     except PasskeyNotTaken:
         return _failed(state, Factor.PASSKEY, FailureReason.WRONG, reading)
-    told = _told("accepted", state.id) | {"user_verified": passkeys.user_verified(command.response)}
+    verified = passkeys.user_verified(command.response)
+    told = _told("accepted", state.id) | {"era": state.era, "user_verified": verified}
     return Decision([(account.stream(state.id), event)], told)
 
 

@@ -122,10 +122,13 @@ class ClientRemoved(Event):
 
 @dataclass(frozen=True, slots=True)
 class Client:
+    """`era` counts what ended every token: one that was given in an earlier era is refused."""
+
     id: UUID
     details: Details
     secret: str | None
     removed: bool = False
+    era: int = 0
 
     def may_use(self, grant: str) -> bool:
         return not self.removed and grant in {one.value for one in self.details.grants}
@@ -164,9 +167,9 @@ def evolve(state: Client | None, event: Event) -> Client:
         case ClientRegistered():
             return Client(event.client_id, event.details, event.secret)
         case ClientSecretRotated() if state is not None:
-            return replace(state, secret=event.secret)
+            return replace(state, secret=event.secret, era=state.era + 1)
         case ClientRemoved() if state is not None:
-            return replace(state, removed=True)
+            return replace(state, removed=True, era=state.era + 1)
     raise TypeError(f"{type(event).__name__} is not an event of a client")
 
 

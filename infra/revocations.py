@@ -12,12 +12,13 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final, Self
+from functools import reduce
+from typing import Any, Final, NamedTuple, Self
 
-from commands.loop import MFA_POLICY
+from commands.loop import fold_of
 from domain import mfa_policy
 from domain.account import (
     AccountClosed,
@@ -27,7 +28,7 @@ from domain.account import (
     SecondFactorsReset,
 )
 from domain.client import ClientRemoved, ClientSecretRotated
-from domain.mfa_policy import THE_POLICY, MfaPolicy, MfaPolicySet
+from domain.mfa_policy import MfaPolicy, MfaPolicySet
 from domain.ports import Clock, LogUnavailable
 from domain.session import SessionEnded
 from infra.event_log.log import Mark, PostgresEventLog
@@ -59,6 +60,19 @@ _BITE: Final = 1000
 _log = logging.getLogger("daybook.revocations")
 
 
+class Ended(NamedTuple):
+    """When, in seconds since the epoch, and which era of an account or a client began with it; None where the log
+    can't tell, and for sessions, which are over."""
+
+    at: float
+    era: int | None = None
+
+    def spares(self, made: float, era: int | None) -> bool:
+        """Whether a token that was made then, in that era, came after it. By the era where both say theirs: two clocks
+        differ, and what overtakes a token while it is made has a time before it."""
+        return made > self.at if era is None or self.era is None else era >= self.era
+
+
 class Behind(Exception):
     """The log could not be followed for a while, so what ended since is not known here."""
 
@@ -74,8 +88,8 @@ class Revocations:
         # How far the log is known.
         self.position = 0
         self._seen_at = time.monotonic()
-        # What ended, and when (seconds since the epoch), in the order of the log.
-        self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
+        # What ended, by organization and id, in the order of the log.
+        self._ended: OrderedDict[tuple[str, str], Ended] = OrderedDict()
         # What second factors are needed, by organization, where that has changed within the life of a token.
         self._policies: dict[str, MfaPolicy] = {}
         self._task: asyncio.Task[None] | None = None
@@ -116,49 +130,62 @@ class Revocations:
         while True:
             head = await self._log.head()
             marks = await self._log.marks(self.position, head, ENDINGS, _BITE) if head > self.position else ()
+            states = await self._states(marks)
             for mark in marks:
-                await self._note(mark)
+                self._note(mark, states.get(mark.stream))
             self.position = marks[-1].position if len(marks) == _BITE else max(head, self.position)
             if len(marks) < _BITE:
                 break
         self._seen_at = time.monotonic()
 
-    async def _note(self, mark: Mark) -> None:
-        if mark.name == MfaPolicySet.NAME:
-            self._policies[mark.organization] = await self._policy(mark.organization)
+    def _note(self, mark: Mark, state: Any) -> None:
+        if isinstance(state, MfaPolicy):
+            self._policies[mark.organization] = state
             return
         key = (mark.organization, mark.stream.rpartition("/")[2])
-        self._ended[key] = mark.recorded_at.timestamp()
+        self._ended[key] = Ended(mark.recorded_at.timestamp(), getattr(state, "era", None))
         self._ended.move_to_end(key)
 
-    async def _policy(self, organization: str) -> MfaPolicy:
-        stream = MFA_POLICY.stream(THE_POLICY)
-        state: MfaPolicy | None = None
-        for row in (await self._log.load(organization, {stream: 0}))[stream]:
-            state = MFA_POLICY.evolve(state, row.event)
-        return state or MfaPolicy()
+    async def _states(self, marks: Iterable[Mark]) -> Mapping[str, Any]:
+        """What accounts, clients and policies have become, by the full names of their streams. Raises
+        `LogUnavailable`."""
+        wanted = {mark.stream: mark.organization for mark in marks if mark.name != SessionEnded.NAME}
+        states: dict[str, Any] = {}
+        for full, organization in wanted.items():
+            stream = full.removeprefix(f"{organization}/")
+            try:
+                rows = (await self._log.load(organization, {stream: 0}))[stream]
+            except LogUnavailable:
+                raise
+            except Exception as error:  # an event that only newer processes read, say: then its time is what is known
+                _log.warning("an ending can't be read, and counts by its time: %s", type(error).__name__)
+                continue
+            states[full] = reduce(fold_of(stream), (row.event for row in rows), None)
+        return states
 
     def _forget(self) -> None:
         until = (self._clock.now() - self._life).timestamp()
-        while self._ended and next(iter(self._ended.values())) < until:
+        while self._ended and next(iter(self._ended.values())).at < until:
             self._ended.popitem(last=False)
 
 
 def holds(
-    ended: Mapping[tuple[str, str], float], policies: Mapping[str, MfaPolicy], caller: Caller, made: float
+    ended: Mapping[tuple[str, str], Ended], policies: Mapping[str, MfaPolicy], caller: Caller, made: float
 ) -> bool:
-    """Whether a token that was made then holds, where `ended` says what ended when, by organization and id, and
-    `policies` who needs a second factor now."""
+    """Whether a token that was made then holds, where `ended` says what ended, by organization and id, and `policies`
+    who needs a second factor now."""
     actor, organization = caller.actor, caller.organization
     if actor.client_id is None:
         # An operator's: nothing in the log stands behind it.
         return True
     if actor.session_id is not None and (organization, str(actor.session_id)) in ended:
         return False
-    if actor.account_id is not None and made <= ended.get((organization, str(actor.account_id)), 0.0):
+    account = ended.get((organization, str(actor.account_id))) if actor.account_id is not None else None
+    if account is not None and not account.spares(made, caller.era):
         return False
     policy = policies.get(organization)
     personal = policy is not None and actor.account_id is not None
     if personal and not mfa_policy.lets_in(policy, actor.role, actor.factors):
         return False
-    return made > ended.get((organization, actor.client_id), 0.0)
+    client = ended.get((organization, actor.client_id))
+    return client is None or client.spares(made, caller.client_era)

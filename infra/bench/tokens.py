@@ -16,7 +16,7 @@ import jwt
 
 from domain.access import Role
 from infra.http.tokens import WRITE, Bearers, Caller, SigningKey, mint
-from infra.revocations import holds
+from infra.revocations import Ended, holds
 
 CHECKS = 200_000
 COLD = 2_000
@@ -28,8 +28,8 @@ HOLD = 100.0
 
 def run(size: float = 1.0) -> dict[str, Any]:
     key = SigningKey(os.urandom(32))
-    ended: OrderedDict[tuple[str, str], float] = OrderedDict(
-        (("bench", str(uuid4())), time.time()) for _ in range(ENDINGS)
+    ended: OrderedDict[tuple[str, str], Ended] = OrderedDict(
+        (("bench", str(uuid4())), Ended(time.time(), 1)) for _ in range(ENDINGS)
     )
 
     def gone(caller: Caller, made: float) -> bool:
@@ -81,6 +81,8 @@ def _token(key: SigningKey) -> str:
         scopes=("openid", "fhirUser", "patient/Appointment.cruds", "patient/Slot.rs"),
         factors=("pwd", "otp", "mfa"),
         authenticated_at=datetime.now(UTC),
+        era=1,
+        client_era=0,
     )
 
 

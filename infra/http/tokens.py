@@ -48,10 +48,13 @@ _SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:|-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever holds the token, inside one organization."""
+    """Whoever holds the token, inside one organization. `era` and `client_era` are those of the account and the client
+    when it was given, where it says so."""
 
     organization: str
     actor: Actor
+    era: int | None = None
+    client_era: int | None = None
 
 
 class Unauthenticated(Refused):
@@ -119,9 +122,12 @@ def mint(
     scopes: Iterable[str] | None = None,
     factors: Iterable[str] = (),
     authenticated_at: datetime | None = None,
+    era: int | None = None,
+    client_era: int | None = None,
 ) -> str:
     """A token. `patient_id` and `provider_id` name the person that the caller is; the rest are as `Actor` has them, and
-    stand under the names that RFC 9068, RFC 8176 and OpenID Connect give them.
+    stand under the names that RFC 9068, RFC 8176 and OpenID Connect give them. `era` and `client_era` are as `Caller`
+    has them: in a later one the token is refused.
 
     Raises `ValueError` for an organization or subject that no token may carry.
     """
@@ -156,6 +162,10 @@ def mint(
         claims["amr"] = amr
     if authenticated_at is not None:
         claims["auth_time"] = int(authenticated_at.timestamp())
+    if era is not None:
+        claims["era"] = era
+    if client_era is not None:
+        claims["client_era"] = client_era
     # RFC 9068 §2.1: no other token of ours can be taken for one that opens an API.
     return jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers={"kid": key.id, "typ": _TYPE})
 
@@ -299,13 +309,20 @@ class Bearers:
             )
         except (ValueError, TypeError, AttributeError, OverflowError, OSError):
             raise TokenInvalid("The token's role or one of the persons it names is not known.") from None
-        return Caller(organization, actor)
+        return Caller(organization, actor, _era(claims, "era"), _era(claims, "client_era"))
 
 
 def _words(claim: Any) -> str | None:
     if claim is not None and not isinstance(claim, str):
         raise TypeError("not text")
     return claim
+
+
+def _era(claims: Mapping[str, Any], name: str) -> int | None:
+    era = claims.get(name)
+    if era is not None and (isinstance(era, bool) or not isinstance(era, int)):
+        raise TokenInvalid("The token is not valid.")
+    return era
 
 
 class _WhoAsks(SecurityBase):

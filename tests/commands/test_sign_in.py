@@ -61,6 +61,7 @@ async def test_the_right_password_is_accepted_and_recorded(people: People) -> No
     assert told["outcome"] == "accepted"
     assert told["account_id"] == str(ada.account_id)
     assert (told["second_factors"], told["must_enroll"]) == ([], False)
+    assert told["era"] == (await people.account(ada.account_id)).era
     assert (await people.events(f"account/{ada.account_id}"))[-1] == "PasswordAccepted"
     who = account_of(await people.account(ada.account_id))
     assert (who.role, who.patient_id, who.active) == (Role.PATIENT, ada.patient_id, True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
-from commands.accounts import CreateAccount
+from commands.accounts import ChangeRole, CreateAccount
 from commands.loop import ACCOUNT, Desk
 from commands.sessions import EndSession, EndSessions, StartSession
 from domain.access import Actor, Role
@@ -66,7 +67,7 @@ async def signed_in(desk: Desk, organization: str = "main") -> Caller:
     )
     await desk.handle(command, SYSTEM, organization)
     actor = Actor(str(account_id), Role.ANALYST, account_id=account_id, session_id=session_id, client_id=str(uuid4()))
-    return Caller(organization, actor)
+    return Caller(organization, actor, era=command.era)
 
 
 async def end(desk: Desk, caller: Caller) -> None:
@@ -99,6 +100,21 @@ async def test_an_ending_is_known_whoever_wrote_it_and_before_or_after_the_start
             assert not each.ended(going_on, made)
             # The same ids in another organization are other people's.
             assert not each.ended(Caller("oak-street", after.actor), made)
+
+
+async def test_a_token_ends_with_its_era_and_no_clock_is_asked(log: PostgresEventLog, desk: Desk) -> None:
+    caller = await signed_in(desk)
+    assert caller.era is not None
+    account_id = caller.actor.account_id
+    assert account_id is not None
+    await desk.handle(ChangeRole(account_id=account_id, role=Role.FRONT_DESK), SYSTEM, "main")
+    later, earlier = log.clock.now().timestamp() + 60, log.clock.now().timestamp() - 60
+    async with Revocations(log, log.clock) as reader:
+        assert reader.ended(caller, later)
+        assert not reader.ended(replace(caller, era=caller.era + 1), earlier)
+        # One from before tokens said so is judged by when it was made.
+        assert reader.ended(replace(caller, era=None), earlier)
+        assert not reader.ended(replace(caller, era=None), later)
 
 
 async def test_a_token_of_an_operators_rests_on_nothing(log: PostgresEventLog, desk: Desk) -> None:

@@ -85,7 +85,7 @@ async def user_info(request: Request) -> Response:
     account = await authority.state(ACCOUNT, actor.account_id)
     if account is None or actor.authenticated_at is None:
         raise Unauthenticated("This account is no more.")
-    user = Granted(account.id, actor.session_id, account_of(account), (), actor.authenticated_at, (), None)
+    user = Granted(account.id, actor.session_id, account.era, account_of(account), (), actor.authenticated_at, (), None)
     told: dict[str, Any] = about(authority, user, granted)
     if "email" in granted and not isinstance(account.email, Erased):
         told |= {"email": account.email, "email_verified": account_of(account).active}

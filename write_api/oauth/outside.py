@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from commands.loop import ACCOUNT, Command
+from commands.loop import Command
 from commands.outside import FEDERATED, CheckOutside, LinkProvider, UnlinkProvider, proven_here
 from domain.refusals import Refusal, Unknown
 from domain.step_up import StepUpRequired
@@ -141,15 +141,13 @@ async def _known(request: Request, outsider: Outsider, flow: Flow | None, visit:
     at: Reception = request.app.state.reception
     command = CheckOutside(issuer=outsider.issuer, subject=outsider.subject, multi_factor=outsider.multi_factor)
     told = (await at.authority.ask(command, visit)).content
-    account = None
-    if told["outcome"] == "accepted":
-        account = await at.authority.state(ACCOUNT, UUID(told["account_id"]))
-    if account is None:
+    if told["outcome"] != "accepted":
         return await sign_in_page(at, request, flow, None, problem=_NOBODY, status=401)
     factors = (FEDERATED, "mfa") if outsider.multi_factor else (FEDERATED,)
     now = at.authority.now()
     proven_at = min(outsider.authenticated_at or now - _UNSAID, now)
-    return await first_proven(at, request, flow, Proven(account.id, account.era, factors, proven_at), told, visit)
+    proven = Proven(UUID(told["account_id"]), told["era"], factors, proven_at)
+    return await first_proven(at, request, flow, proven, told, visit)
 
 
 async def _linked(request: Request, outsider: Outsider, session_id: str, visit: Visit) -> Response:

@@ -179,10 +179,12 @@ class RefreshOf(TokenMixin):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """For whom, and in which session, a token is given. `refresh` is the refresh token that goes with it."""
+    """For whom, and in which session and era of the account, a token is given. `refresh` is the refresh token that goes
+    with it."""
 
     account_id: UUID
     session_id: UUID
+    era: int
     who: Who
     factors: tuple[str, ...]
     authenticated_at: datetime

@@ -137,6 +137,8 @@ class Server(rfc6749.AuthorizationServer):  # type: ignore[misc]
             scopes=granted,
             factors=user.factors if user else (),
             authenticated_at=user.authenticated_at if user else None,
+            era=user.era if user else None,
+            client_era=client.client.era,
         )
 
     def audiences_for(self, client: ClientOf, request: Asked) -> tuple[Audience, ...]:
@@ -259,6 +261,7 @@ class CodeGrant(rfc6749.AuthorizationCodeGrant):  # type: ignore[misc]
             authority,
             code.account_id,
             code.session_id,
+            code.era,
             code.factors,
             code.authenticated_at,
             tuple(Audience(name) for name in code.audiences),
@@ -309,6 +312,7 @@ class RefreshGrant(rfc6749.RefreshTokenGrant):  # type: ignore[misc]
             authority,
             held.account_id,
             held.session_id,
+            session.era,
             session.factors,
             session.authenticated_at,
             audiences,
@@ -519,6 +523,7 @@ def _granted(
     authority: Authority,
     account_id: UUID,
     session_id: UUID,
+    era: int,
     factors: tuple[str, ...],
     authenticated_at: Any,
     audiences: tuple[Audience, ...],
@@ -528,7 +533,7 @@ def _granted(
     account = authority.state_from_thread(ACCOUNT, account_id)
     if account is None:
         return None
-    return Granted(account_id, session_id, account_of(account), factors, authenticated_at, audiences, refresh)
+    return Granted(account_id, session_id, era, account_of(account), factors, authenticated_at, audiences, refresh)
 
 
 def _sealed(authority: Authority, held: Held, offline: bool) -> str:

@@ -212,11 +212,8 @@ async def sign_in(request: Request, form: Form, attempt: _Attempt) -> Response:
     told = answer.content
     if told["outcome"] != "accepted":
         return await sign_in_page(at, request, flow, None, problem=WRONG, wait=told["retry_after"], status=401)
-    account_id = UUID(told["account_id"])
-    account = await at.authority.state(ACCOUNT, account_id)
-    if account is None:
-        return await sign_in_page(at, request, flow, None, problem=WRONG, status=401)
-    return await first_proven(at, request, flow, Proven(account_id, account.era, ("pwd",)), told, visit)
+    proven = Proven(UUID(told["account_id"]), told["era"], ("pwd",))
+    return await first_proven(at, request, flow, proven, told, visit)
 
 
 async def first_proven(
@@ -264,13 +261,11 @@ async def passkey(request: Request, form: Form, attempt: _Attempt) -> Response:
     told = (
         await at.authority.ask(CheckPasskey(response=shown, challenge=form.get("challenge", "")[:1000]), visit)
     ).content
-    account = None
-    if told["outcome"] == "accepted":
-        account = await at.authority.state(ACCOUNT, UUID(told["account_id"]))
-    if account is None:
+    if told["outcome"] != "accepted":
         problem = "This passkey is not known here."
         return await sign_in_page(at, request, flow, None, problem=problem, status=401)
-    return await _signed_in(at, request, flow, Proven(account.id, account.era, ("hwk",)), visit)
+    proven = Proven(UUID(told["account_id"]), told["era"], ("hwk",))
+    return await _signed_in(at, request, flow, proven, visit)
 
 
 @router.post("/oauth/enrol")

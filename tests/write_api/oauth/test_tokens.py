@@ -9,11 +9,14 @@ from uuid import UUID
 import httpx
 import jwt
 import pytest
+from anyio import from_thread
 
 from commands.accounts import AskReset, ChangeRole, CloseAccount, FollowLink, LockAccount
 from commands.clients import RotateClientSecret
+from commands.loop import Answer, Command
 from commands.second_factors import SetMfaPolicy
-from commands.sessions import EndSessions
+from commands.sessions import EndSessions, RefreshSession
+from commands.sign_in import CheckPassword
 from domain.access import Actor, Role
 from domain.account import LinkPurpose
 from domain.mfa_policy import Mfa
@@ -24,7 +27,8 @@ from infra.signing_keys import retire, rotate
 from tests.clinic import ORGANIZATION
 from tests.people import OPERATOR, OTHER_PASSWORD
 from tests.signing_in import App, House, sent_back
-from write_api.oauth.authority import ACCESS_LIFETIME
+from write_api.oauth.authority import ACCESS_LIFETIME, Authority
+from write_api.oauth.server import Server
 
 SYSTEM: dict[str, Any] = {
     "grants": ["client_credentials"],
@@ -276,6 +280,60 @@ async def test_a_role_that_comes_to_need_a_second_factor_ends_sign_ins_without_o
     # Whoever comes back sets one up first.
     await browser.go("/oauth/authorize", **house.request(app))
     assert 'class="secret"' in (await browser.sign_in()).text
+
+
+async def with_another_password(house: House) -> None:
+    letter = (await house.people.asked(AskReset(email="ada@example.org")))["letter"]
+    await house.people.asked(FollowLink(purpose=LinkPurpose.RESET, token=letter["token"], password=OTHER_PASSWORD))
+
+
+async def test_a_password_that_changes_while_it_is_judged_lets_nobody_in(
+    house: House, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Authority.ask
+
+    async def overtaken(at: Authority, command: Command, *rest: Any) -> Answer:
+        answer = await ask(at, command, *rest)
+        if isinstance(command, CheckPassword):
+            await with_another_password(house)
+        return answer
+
+    monkeypatch.setattr(Authority, "ask", overtaken)
+    browser = house.browser()
+    await browser.go("/oauth/sign-in")
+    assert (await browser.sign_in()).status_code == 401
+    assert (await browser.http.get("/oauth/sessions")).status_code == 303
+
+
+async def test_a_token_that_a_change_overtakes_is_refused_though_it_was_made_later(
+    house: House, app: App, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says in which era it was given, so no two clocks are compared."""
+    told = await house.tokens(app)
+    system = await house.app(**SYSTEM)
+    ask, generate = Authority.ask, Server.generate_token
+
+    async def overtaken(at: Authority, command: Command, *rest: Any) -> Answer:
+        answer = await ask(at, command, *rest)
+        if isinstance(command, RefreshSession):
+            await with_another_password(house)
+        return answer
+
+    def rotated(at: Server, *arguments: Any, **named: Any) -> dict[str, Any]:
+        rotate = RotateClientSecret(client_id=UUID(system.id), secret="0" * 64)
+        from_thread.run(house.desk.handle, rotate, OPERATOR, ORGANIZATION)
+        token: dict[str, Any] = generate(at, *arguments, **named)
+        return token
+
+    monkeypatch.setattr(Authority, "ask", overtaken)
+    overtaken_tokens = [(await house.refresh(app, told["refresh_token"])).json()["access_token"]]
+    monkeypatch.setattr(Server, "generate_token", rotated)
+    answer = await house.ask(system, "/oauth/token", grant_type="client_credentials")
+    overtaken_tokens.append(answer.json()["access_token"])
+    await house.known()
+    for token in overtaken_tokens:
+        with pytest.raises(TokenRevoked):
+            house.bearers().check(f"Bearer {token}")
 
 
 async def test_keys_rotate_under_a_running_server(house: House, app: App) -> None:
