@@ -6,6 +6,7 @@ else; so of two who come with the same one at the same time, the second is found
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,10 +17,11 @@ from commands.loop import ACCOUNT, CLIENT, MFA_POLICY, SESSION, Command, Decisio
 from domain import mfa_policy, session
 from domain.access import Actor, Role
 from domain.account import Account, Status
+from domain.client import Client
 from domain.events import Event
 from domain.mfa_policy import THE_POLICY
 from domain.refusals import Refusal, Unknown
-from domain.session import OFFLINE, PRESENT, Ending, SessionEnded, SessionId, SessionStarted
+from domain.session import OFFLINE, PRESENT, Ending, Session, SessionEnded, SessionId, SessionStarted
 
 
 class SessionOver(Refusal):
@@ -39,6 +41,7 @@ class StartSession(Command):
     era: int
     client_id: UUID | None = None
     within: UUID | None = None
+    after: UUID | None = None
     scopes: tuple[str, ...] = ()
     audiences: tuple[str, ...] = ()
     factors: tuple[str, ...]
@@ -62,6 +65,8 @@ class RefreshSession(Command):
 
 
 class EndSession(Command):
+    """A sign-in in a browser ends with those that it replaced there, and with what apps opened from any of them."""
+
     account_id: UUID
     session_id: UUID
     reason: Ending = Ending.SIGNED_OUT
@@ -133,7 +138,8 @@ async def end_session(command: EndSession, reading: Reading, actor: Actor) -> De
     state = await reading.find(SESSION, key)
     if state is None:
         raise Unknown("unknown id", id=str(command.session_id))
-    changes = [] if state.ended else [(session.stream(key), session.end(state, reason))]
+    over = await _resting_on(reading, state)
+    changes = [(session.stream(one.key), session.end(one, reason)) for one in over if one.ended is None]
     return Decision(changes, {"session_id": str(command.session_id)})
 
 
@@ -141,10 +147,8 @@ async def end_session(command: EndSession, reading: Reading, actor: Actor) -> De
 async def end_sessions(command: EndSessions, reading: Reading, actor: Actor) -> Decision:
     reason = await _as(reading, actor, command.account_id, Ending.SIGNED_OUT)
     await reading.get(ACCOUNT, command.account_id)
-    names = await reading.desk.log.streams(reading.organization, *session.streams_of(command.account_id))
-    keys = [key for name in names if (key := session.key_of(name)).id != command.but]
-    states = [state for state in (await reading.each(SESSION, keys)).values() if state is not None]
-    going_on = [state for state in states if state.lives(reading.now)]
+    states = await _sessions_of(reading, command.account_id)
+    going_on = [state for state in states if state.key.id != command.but and state.lives(reading.now)]
     changes = [(session.stream(state.key), session.end(state, reason)) for state in going_on]
     return Decision(changes, {"ended": len(changes)})
 
@@ -165,19 +169,34 @@ async def _account(reading: Reading, account_id: UUID, era: int) -> Account:
 
 
 async def _still_holds(reading: Reading, state: session.Session) -> bool:
-    """Whether the account, the app and, but for an app that works without its person, the sign-in that a session rests
-    on are still there, and the account's role needs no more factors than were shown."""
     account = await reading.find(ACCOUNT, state.key.account_id)
-    if account is None or account.status is not Status.ACTIVE or account.era != state.era:
-        return False
-    policy = await reading.find(MFA_POLICY, THE_POLICY)
-    if not mfa_policy.lets_in(policy, account.role, state.factors):
-        return False
-    if state.within is not None and not state.offline:
+    outer: Session | None = None
+    if state.within is not None:
         outer = await reading.find(SESSION, SessionId(state.key.account_id, state.within))
-        if outer is None or outer.ended is not None:
-            return False
-    if state.client_id is None:
-        return True
-    client = await reading.find(CLIENT, state.client_id)
-    return client is not None and not client.removed
+    client: Client | None = None
+    if state.client_id is not None:
+        client = await reading.find(CLIENT, state.client_id)
+    policy = await reading.find(MFA_POLICY, THE_POLICY)
+    return session.holds(state, account, outer, client, policy)
+
+
+async def _resting_on(reading: Reading, state: Session) -> Sequence[Session]:
+    """What ends with a session: with a sign-in those that it replaced in its browser, and what was opened from any of
+    them by apps that do not work without their person. No further back than where nothing can be left: an app opened in
+    the last moment of a sign-in lives as long again."""
+    if state.client_id is not None:
+        return [state]
+    known = {one.key.id: one for one in await _sessions_of(reading, state.key.account_id)}
+    chain: dict[UUID | None, Session] = {}
+    former: Session | None = state
+    while former is not None and former.until + PRESENT.whole > reading.now:
+        chain[former.key.id] = former
+        former = known.get(former.after) if former.after is not None else None
+    opened = [one for one in known.values() if one.within in chain and not one.offline and one.lives(reading.now)]
+    return [state, *(one for one in chain.values() if one is not state), *opened]
+
+
+async def _sessions_of(reading: Reading, account_id: UUID) -> Sequence[Session]:
+    names = await reading.desk.log.streams(reading.organization, *session.streams_of(account_id))
+    states = await reading.each(SESSION, [session.key_of(name) for name in names])
+    return [state for state in states.values() if state is not None]

@@ -15,7 +15,11 @@ from enum import StrEnum
 from typing import ClassVar, NamedTuple, Self
 from uuid import UUID
 
+from domain import mfa_policy
+from domain.account import Account, Status
+from domain.client import Client
 from domain.events import Event, Personal
+from domain.mfa_policy import MfaPolicy
 
 
 class SessionId(NamedTuple):
@@ -49,8 +53,9 @@ OFFLINE = Endurance(timedelta(days=14), timedelta(days=90))
 
 class SessionStarted(Event):
     """`client_id` is the app's, None where it is the sign-in itself, in a browser; `within` is the sign-in that an app
-    was opened from. `era` is the account's: in a later one (another password, another role) the session is over.
-    `secret` is the SHA-256 of the first refresh token's secret, in hex, where there is one."""
+    was opened from. `after` is the sign-in that this one replaced in the same browser, as a step-up does. `era` is the
+    account's: in a later one (another password, another role) the session is over. `secret` is the SHA-256 of the first
+    refresh token's secret, in hex, where there is one."""
 
     NAME: ClassVar[str] = "SessionStarted.v1"
     PERSON: ClassVar[str] = "account_id"
@@ -59,6 +64,7 @@ class SessionStarted(Event):
     era: int
     client_id: UUID | None = None
     within: UUID | None = None
+    after: UUID | None = None
     scopes: tuple[str, ...] = ()
     audiences: tuple[str, ...] = ()
     factors: tuple[str, ...]
@@ -114,6 +120,7 @@ class Session:
     until: datetime
     address: Personal[str] | None
     user_agent: Personal[str] | None
+    after: UUID | None = None
     generation: int = 1
     ended: Ending | None = None
 
@@ -134,6 +141,7 @@ class Session:
             event.until,
             event.address,
             event.user_agent,
+            event.after,
         )
 
     def lives(self, now: datetime) -> bool:
@@ -192,6 +200,20 @@ def refresh(
         secret=following,
         idle_until=min(now + state.endurance.idle, state.until),
     )
+
+
+def holds(
+    state: Session, account: Account | None, outer: Session | None, client: Client | None, policy: MfaPolicy | None
+) -> bool:
+    """Whether what a session rests on is as it was: the account, in its era and with factors enough for its role; the
+    app; and, but for an app that works without its person, the sign-in that it was opened from."""
+    if account is None or account.status is not Status.ACTIVE or account.era != state.era:
+        return False
+    if not mfa_policy.lets_in(policy, account.role, state.factors):
+        return False
+    if state.within is not None and not state.offline and (outer is None or outer.ended is not None):
+        return False
+    return state.client_id is None or (client is not None and not client.removed)
 
 
 def use(state: Session, now: datetime) -> Iterable[SessionUsed]:

@@ -10,7 +10,7 @@ import pytest
 
 from commands.loop import Desk
 from commands.second_factors import SetMfaPolicy
-from commands.sessions import SessionOver, StartSession
+from commands.sessions import EndSession, SessionOver, StartSession
 from domain.access import Actor, Role
 from domain.mfa_policy import Mfa
 from domain.ports import FixedClock
@@ -62,3 +62,22 @@ async def test_a_policy_that_is_raised_lets_nobody_start_who_showed_one_factor(
             await started(people, ada, factors=factors)
     await people.asked(SetMfaPolicy(roles={Role.PATIENT: Mfa.OPTIONAL}), OPERATOR)
     await started(people, ada, factors=factors)
+
+
+async def test_signing_out_ends_every_sign_in_that_the_last_one_replaced(people: People) -> None:
+    ada = await people.patient()
+    first = await started(people, ada)
+    second = await started(people, ada, after=first.session_id)
+    elsewhere = await started(people, ada)
+    third = await started(people, ada, after=second.session_id)
+    # One of them is ended already, by hand.
+    await people.asked(EndSession(account_id=first.account_id, session_id=second.session_id))
+    assert await ended(people, first, second) == [True, True]
+    fourth = await started(people, ada, after=third.session_id)
+    await people.asked(EndSession(account_id=first.account_id, session_id=fourth.session_id))
+    assert await ended(people, first, second, third, fourth, elsewhere) == [True] * 4 + [False]
+
+
+async def ended(people: People, *sessions: StartSession) -> list[bool]:
+    names = [f"session/{one.account_id}/{one.session_id}" for one in sessions]
+    return [(await people.events(name))[-1] == "SessionEnded" for name in names]

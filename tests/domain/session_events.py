@@ -32,6 +32,7 @@ EXAMPLES: Final[list[Event]] = [
         era=1,
         client_id=uid(82),
         within=uid(83),
+        after=uid(84),
         scopes=("openid", "user/Appointment.rs"),
         audiences=("write", "read"),
         factors=("pwd", "otp", "mfa"),

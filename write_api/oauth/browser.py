@@ -19,9 +19,9 @@ from starlette.responses import Response
 from commands.loop import ACCOUNT, MFA_POLICY, SESSION
 from commands.sessions import EndSession, StartSession
 from commands.sign_in import SIGN_IN, account_of
-from domain import mfa_policy
+from domain import session
 from domain.mfa_policy import THE_POLICY
-from domain.session import PRESENT, SessionId
+from domain.session import PRESENT, Session, SessionId
 from infra.http import csrf
 from infra.http.address import client_address
 from infra.http.cookies import Cookie
@@ -67,34 +67,38 @@ class Browsers:
 
     async def signed_in(self, request: Request) -> SignedIn | None:
         authority = self._authority
+        state = await self._held(request)
+        if state is None or not state.lives(authority.now()):
+            return None
+        account = await authority.state(ACCOUNT, state.key.account_id)
+        policy = await authority.state(MFA_POLICY, THE_POLICY)
+        if account is None or not session.holds(state, account, None, None, policy):
+            return None
+        return SignedIn(*state.key, state.era, state.factors, state.authenticated_at, account_of(account))
+
+    async def _held(self, request: Request) -> Session | None:
+        """The sign-in that the browser holds, whatever has become of it."""
+        authority = self._authority
         content = authority.seals.open("session", _SESSION.read(request), authority.now())
         if content is None:
             return None
-        key = SessionId(UUID(content["a"]), UUID(content["s"]))
-        session = await authority.state(SESSION, key)
-        account = await authority.state(ACCOUNT, key.account_id)
-        if session is None or account is None or session.client_id is not None or not session.lives(authority.now()):
+        state = await authority.state(SESSION, SessionId(UUID(content["a"]), UUID(content["s"])))
+        if state is None or state.client_id is not None or state.secret is None:
             return None
-        who = account_of(account)
-        if not who.active or account.era != session.era:
-            return None
-        policy = await authority.state(MFA_POLICY, THE_POLICY)
-        if not mfa_policy.lets_in(policy, who.role, session.factors):
-            return None
-        if session.secret is None or not hmac.compare_digest(session.secret, hash_of(content["k"])):
-            return None
-        return SignedIn(key.account_id, key.id, session.era, session.factors, session.authenticated_at, who)
+        return state if hmac.compare_digest(state.secret, hash_of(content["k"])) else None
 
     async def sign_in(self, request: Request, response: Response, proven: Proven, visit: Visit) -> None:
         """Raises `SessionOver` where the account, or what its role needs, has changed since it was proven whose it
         is."""
         authority = self._authority
-        before = await self.signed_in(request)
+        before = await self._held(request)
+        anew = before is not None and before.key.account_id == proven.account_id
         session_id, secret = authority.desk.ids.new(), secrets.token_urlsafe(32)
         command = StartSession(
             account_id=proven.account_id,
             session_id=session_id,
             era=proven.era,
+            after=before.key.id if before is not None and anew else None,
             factors=proven.amr,
             authenticated_at=proven.at or authority.now(),
             secret=hash_of(secret),
@@ -104,19 +108,19 @@ class Browsers:
         await authority.ask(command, visit, proven.account_id)
         content = {"a": str(proven.account_id), "s": str(session_id), "k": secret}
         _SESSION.set(request, response, authority.seals.seal("session", content, authority.now() + PRESENT.whole))
-        # What apps hold of the former sign-in goes on where it was the same person's.
-        if before is not None and before.account_id != proven.account_id:
+        # What apps hold of the former sign-in goes on where it was the same person's, until they sign out.
+        if before is not None and not anew:
             await self._end(before, visit)
 
     async def sign_out(self, request: Request, response: Response, visit: Visit) -> None:
-        before = await self.signed_in(request)
+        before = await self._held(request)
         if before is not None:
             await self._end(before, visit)
         _SESSION.clear(request, response)
 
-    async def _end(self, user: SignedIn, visit: Visit) -> None:
-        command = EndSession(account_id=user.account_id, session_id=user.session_id)
-        await self._authority.ask(command, visit, user.account_id)
+    async def _end(self, state: Session, visit: Visit) -> None:
+        command = EndSession(account_id=state.key.account_id, session_id=state.key.id)
+        await self._authority.ask(command, visit, state.key.account_id)
 
     def mark(self, request: Request) -> str:
         """What marks this browser; a new one is to be set with `set_mark`."""

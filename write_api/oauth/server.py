@@ -24,14 +24,15 @@ from authlib.oidc import core as oidc  # type: ignore[import-untyped]
 from authlib.oidc.core.util import create_half_hash  # type: ignore[import-untyped]
 from authlib.oidc.rpinitiated import EndSessionEndpoint  # type: ignore[import-untyped]
 
-from commands.loop import ACCOUNT, CLIENT, SESSION
+from commands.loop import ACCOUNT, CLIENT, MFA_POLICY, SESSION
 from commands.sessions import EndSession, RefreshSession, SessionOver, StartSession
 from commands.sign_in import account_of
-from domain import scopes
+from domain import scopes, session
 from domain.access import Role
 from domain.client import Audience, Grant, scopes_for
+from domain.mfa_policy import THE_POLICY
 from domain.refusals import Unknown
-from domain.session import OFFLINE, PRESENT, Ending, SessionId
+from domain.session import OFFLINE, PRESENT, Ending, SessionId, SessionRefreshed
 from infra.http.tokens import Unauthenticated, mint
 from write_api.oauth.authority import ACCESS_LIFETIME, CODE_LIFETIME, Authority, hash_of
 from write_api.oauth.parties import BY_ITSELF, ClientOf, CodeOf, Granted, Held, RefreshOf, SignedIn
@@ -415,7 +416,7 @@ class Introspection(rfc7662.IntrospectionEndpoint):  # type: ignore[misc]
         claims = access_claims(authority, text)
         if claims is None and (found := refresh_of(authority, text)) is not None:
             session = found.session
-            if session.lives(authority.now()) and session.generation == found.held.generation:
+            if refreshes(authority, found):
                 claims = {
                     "client_id": str(session.client_id),
                     "scope": found.get_scope(),
@@ -491,6 +492,21 @@ def refresh_of(authority: Authority, text: str) -> RefreshOf | None:
     held = Held.of(content)
     session = authority.state_from_thread(SESSION, SessionId(held.account_id, held.session_id))
     return None if session is None else RefreshOf(held, session)
+
+
+def refreshes(authority: Authority, token: RefreshOf) -> bool:
+    """Whether the app that has this refresh token would be given another for it."""
+    state, held = token.session, token.held
+    if state.client_id is None:
+        return False
+    account = authority.state_from_thread(ACCOUNT, held.account_id)
+    outer = authority.state_from_thread(SESSION, SessionId(held.account_id, state.within)) if state.within else None
+    client = authority.state_from_thread(CLIENT, state.client_id)
+    policy = authority.state_from_thread(MFA_POLICY, THE_POLICY)
+    if not session.holds(state, account, outer, client, policy):
+        return False
+    event = session.refresh(state, state.client_id, held.generation, hash_of(held.secret), "", authority.now())
+    return isinstance(event, SessionRefreshed)
 
 
 def access_claims(authority: Authority, text: str) -> dict[str, Any] | None:

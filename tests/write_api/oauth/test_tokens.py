@@ -282,6 +282,65 @@ async def test_a_role_that_comes_to_need_a_second_factor_ends_sign_ins_without_o
     assert 'class="secret"' in (await browser.sign_in()).text
 
 
+async def test_signing_out_ends_what_was_opened_from_a_sign_in_that_was_replaced(house: House, ada: Actor) -> None:
+    app = await house.app(scopes=["openid", "online_access"])
+    browser = house.browser()
+    first = await house.tokens(app, browser, scope=None)
+    second = await house.tokens(app, browser, prompt="login", scope=None)
+    third = await house.tokens(app, browser, prompt="login", scope=None)
+    await browser.go("/oauth/sessions")
+    await browser.send("/oauth/sign-out")
+    await house.known()
+    for told in (first, second, third):
+        with pytest.raises(TokenRevoked):
+            house.bearers().check(f"Bearer {told['access_token']}")
+        assert error_of(await house.refresh(app, told["refresh_token"])) == "invalid_grant"
+
+
+async def test_signing_out_ends_what_has_outlived_its_sign_in(house: House, ada: Actor) -> None:
+    app = await house.app(scopes=["openid", "online_access"])
+    browser = house.browser()
+    told = await house.tokens(app, browser, scope=None)
+    for _ in range(2):
+        house.people.later(timedelta(minutes=20))
+        told = (await house.refresh(app, told["refresh_token"])).json()
+    assert (await browser.http.get("/oauth/sessions")).status_code == 303
+    await browser.go("/oauth/end-session")
+    await browser.send("/oauth/sign-out")
+    assert error_of(await house.refresh(app, told["refresh_token"])) == "invalid_grant"
+
+
+@pytest.mark.parametrize("what", ["lock", "close", "password", "policy", "sign_out", "copied"])
+async def test_a_refresh_token_is_told_to_hold_only_where_a_refresh_would(house: House, ada: Actor, what: str) -> None:
+    app = await house.app(scopes=["openid", "online_access"])
+    browser = house.browser()
+    told = await house.tokens(app, browser, scope="openid online_access")
+    token = told["refresh_token"]
+
+    async def active() -> bool:
+        answer = (await house.ask(app, "/oauth/introspect", token=token)).json()
+        return bool(answer["active"])
+
+    assert await active()
+    assert ada.account_id is not None
+    match what:
+        case "lock":
+            await house.people.asked(LockAccount(account_id=ada.account_id), OPERATOR)
+        case "close":
+            await house.people.asked(CloseAccount(account_id=ada.account_id), OPERATOR)
+        case "password":
+            await with_another_password(house)
+        case "policy":
+            await house.people.asked(SetMfaPolicy(roles={Role.PATIENT: Mfa.REQUIRED}), OPERATOR)
+        case "sign_out":
+            await browser.go("/oauth/sessions")
+            await browser.send("/oauth/sign-out")
+        case "copied":
+            await house.refresh(app, token)
+    assert not await active()
+    assert error_of(await house.refresh(app, token)) == "invalid_grant"
+
+
 async def with_another_password(house: House) -> None:
     letter = (await house.people.asked(AskReset(email="ada@example.org")))["letter"]
     await house.people.asked(FollowLink(purpose=LinkPurpose.RESET, token=letter["token"], password=OTHER_PASSWORD))
