@@ -28,6 +28,11 @@ from domain.refusals import NotAllowed, Refusal
 _URI = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()+,;=%]{1,500}")
 
 
+# Characters, of all scopes together. A code is an address's part and a token a header's: each has 4 KiB, of which the
+# longest redirect URI and the ids take their share.
+LONGEST_SCOPES: Final = 1500
+
+
 class Kind(StrEnum):
     """Whether the client can keep a secret (RFC 6749 §2.1)."""
 
@@ -149,6 +154,14 @@ class SecretNeedless(Refusal):
     code = "secret_needless"
 
 
+class ScopesTooLong(Refusal):
+    """More scopes than fit into a code and a token; `longest` is how many characters they may have, with the spaces
+    between them."""
+
+    code = "scopes_too_long"
+    status = 422
+
+
 class ClientIsRemoved(Refusal):
     code = "client_removed"
 
@@ -183,7 +196,9 @@ def within(details: Details, bound: frozenset[str] | None) -> None:
 
 
 def register(client_id: UUID, details: Details, secret: str) -> ClientRegistered:
-    """`secret` is the hash of one made for it; a public client has no use for it."""
+    """`secret` is the hash of one made for it; a public client has no use for it. Refuses with `ScopesTooLong`."""
+    if too_long(details.scopes):
+        raise ScopesTooLong("these scopes are too long, taken together", longest=LONGEST_SCOPES)
     return ClientRegistered(
         client_id=client_id, details=details, secret=secret if details.kind is Kind.CONFIDENTIAL else None
     )
@@ -201,6 +216,11 @@ def rotate_secret(state: Client, secret: str) -> ClientSecretRotated:
 def remove(state: Client) -> Iterable[ClientRemoved]:
     """Nothing more where it is removed already."""
     return () if state.removed else (ClientRemoved(client_id=state.id),)
+
+
+def too_long(words: Iterable[str]) -> bool:
+    """Whether scopes fit into no code and no token, whatever else these say."""
+    return len(" ".join(words)) > LONGEST_SCOPES
 
 
 def scopes_for(state: Client, wanted: Iterable[str], contexts: Iterable[str]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from domain import client
-from domain.client import Client, ClientIsRemoved, Details, Grant, Kind, SecretNeedless
+from domain import access, client
+from domain.client import Client, ClientIsRemoved, Details, Grant, Kind, ScopesTooLong, SecretNeedless
 
 ID = UUID(int=1)
 SECRET = "5e" * 32
@@ -140,3 +140,14 @@ def test_a_scope_is_granted_as_far_as_the_client_and_whoever_it_acts_for_go() ->
     )
     assert client.scopes_for(known, [], ["patient"]) == ("openid", "patient/*.rs")
     assert client.scopes_for(known, ["system/*.rs"], ["user", "system"]) == ()
+
+
+def test_no_more_scopes_than_fit_into_a_code_and_a_token() -> None:
+    types = sorted({rule.scope.split(".")[0] for rule in access.POLICY.values() if rule.scope})
+    words = [f"{context}/{name}.cruds" for context in ("user", "patient") for name in types]
+    words = [*words, *(f"user/{'Z' * 60}.{letters}" for letters in ("c", "r", "u", "d", "s") for _ in range(4))]
+    fitting = [word for end, word in enumerate(words) if len(" ".join(words[: end + 1])) <= client.LONGEST_SCOPES]
+    assert registered(scopes=fitting)
+    with pytest.raises(ScopesTooLong) as refusal:
+        registered(scopes=[*fitting, *words[len(fitting) :]])
+    assert refusal.value.details == {"longest": client.LONGEST_SCOPES}

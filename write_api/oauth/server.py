@@ -29,10 +29,11 @@ from commands.sessions import EndSession, RefreshSession, SessionOver, StartSess
 from commands.sign_in import account_of
 from domain import scopes, session
 from domain.access import Role
-from domain.client import Audience, Grant, scopes_for
+from domain.client import Audience, Grant, scopes_for, too_long
 from domain.mfa_policy import THE_POLICY
 from domain.refusals import Unknown
 from domain.session import OFFLINE, PRESENT, Ending, SessionId, SessionRefreshed
+from infra.http.seals import LONGEST
 from infra.http.tokens import Unauthenticated, mint
 from write_api.oauth.authority import ACCESS_LIFETIME, CODE_LIFETIME, Authority, hash_of
 from write_api.oauth.parties import BY_ITSELF, ClientOf, CodeOf, Granted, Held, RefreshOf, SignedIn
@@ -204,8 +205,11 @@ class CodeGrant(rfc6749.AuthorizationCodeGrant):  # type: ignore[misc]
         return uri
 
     def create_authorization_response(self, redirect_uri: str, grant_user: SignedIn | None) -> Any:
-        if grant_user is not None and not grant_user.allowed(self.request.scope.split()):
-            raise InvalidScopeError(redirect_uri=redirect_uri)
+        if grant_user is not None:
+            allowed = grant_user.allowed(self.request.scope.split())
+            # `*` is answered with all that it stands for, so what is granted may be longer than what is registered.
+            if not allowed or too_long(allowed):
+                raise InvalidScopeError(redirect_uri=redirect_uri)
         return super().create_authorization_response(redirect_uri, grant_user)
 
     def generate_authorization_code(self) -> str:
@@ -221,7 +225,10 @@ class CodeGrant(rfc6749.AuthorizationCodeGrant):  # type: ignore[misc]
             user.allowed(request.scope.split()),
             self.server.audiences_for(request.client, request),
         )
-        return authority.seals.seal("code", content, authority.now() + CODE_LIFETIME)
+        code = authority.seals.seal("code", content, authority.now() + CODE_LIFETIME)
+        if len(code) > LONGEST:
+            raise InvalidRequestError("The nonce is too long.", redirect_uri=request.payload.redirect_uri)
+        return code
 
     def save_authorization_code(self, code: str, request: Asked) -> None:
         """It holds all of itself."""
@@ -336,7 +343,7 @@ class SystemGrant(rfc6749.ClientCredentialsGrant):  # type: ignore[misc]
         client: ClientOf = self.request.client
         granted = scopes_for(client.client, (self.request.payload.scope or "").split(), BY_ITSELF)
         granted = tuple(word for word in granted if scopes.parse(word) is not None)
-        if not granted:
+        if not granted or too_long(granted):
             raise InvalidScopeError
         token = self.server.generate_token(
             self.GRANT_TYPE,
