@@ -14,7 +14,6 @@ import base64
 import binascii
 import hmac
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from pydantic import Field
 
 from commands import addresses
 from commands.access import reach
+from commands.letters import Letter, letter
 from commands.loop import ACCOUNT, ADDRESS, HOLDER, IDENTITY, PATIENT, PROVIDER, Command, Decision, Reading, handles
 from commands.passwords import Password, credentials_of, hashed, normal
 from commands.second_factors import own
@@ -46,7 +46,7 @@ from domain.account import (
     Status,
 )
 from domain.address import AddressClaimed, AddressReleased, Attempt
-from domain.events import Erased, Event
+from domain.events import Event
 from domain.holder import HolderDismissed, HolderNamed
 from domain.outside import IdentityReleased
 from domain.patient import PatientRegistered
@@ -56,17 +56,6 @@ from domain.step_up import fresh_enough
 _TAG: Final = 24
 
 Changes = list[tuple[str, Event]]
-
-
-class Letter(StrEnum):
-    """What is written to the owner of an address."""
-
-    VERIFY = "verify"
-    INVITATION = "invitation"
-    RESET = "reset"
-    TAKEN = "taken"
-    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a name
-    FACTORS_RESET = "factors_reset"
 
 
 class RegisterAccount(Command):
@@ -166,21 +155,25 @@ async def register_account(command: RegisterAccount, reading: Reading, actor: Ac
     said = addresses.read(command.email)
     blind = said.blind(credentials_of(reading).blinds, reading.organization)
     claim = await reading.find(ADDRESS, blind)
-    owner = address.owner(claim)
-    if owner is not None:
-        known = await reading.get(ACCOUNT, owner)
+    # A key for somebody new is made, and an account looked for, whether or not there is one: nobody learns it from the
+    # work. The key of an address that was known is nobody's.
+    account_id = reading.desk.ids.new()
+    await reading.desk.log.key_for(reading.organization, account_id)
+    known = await reading.find(ACCOUNT, address.owner(claim) or account_id)
+    if known is not None:
         if known.status is Status.UNVERIFIED:
             return _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
         event = AddressTakenAgain(account_id=known.id)
-        return Decision([(account.stream(known.id), event)], {"letter": _letter(known, Letter.TAKEN)})
+        return Decision([(account.stream(known.id), event)], {"letter": letter(known, Letter.TAKEN)})
     # The patient is registered when the address is proved, so that nobody fills the book with patients.
     new = AccountRegistered(
-        account_id=reading.desk.ids.new(),
+        account_id=account_id,
         email=said.words,
         address=blind,
         role=Role.PATIENT,
         patient_id=reading.desk.ids.new(),
         origin=Origin.SELF,
+        **_slowed(claim),
     )
     return _registered(new, LinkPurpose.VERIFY, reading, Letter.VERIFY)
 
@@ -189,10 +182,10 @@ async def register_account(command: RegisterAccount, reading: Reading, actor: Ac
 async def ask_reset(command: AskReset, reading: Reading, actor: Actor) -> Decision:
     blind = addresses.read(command.email).blind(credentials_of(reading).blinds, reading.organization)
     claim = await reading.find(ADDRESS, blind)
-    owner = address.owner(claim)
-    if owner is None:
+    # Looked for in any case, as above.
+    known = await reading.find(ACCOUNT, address.owner(claim) or reading.desk.ids.new())
+    if known is None:
         return Decision([(address.stream(blind), address.tried(claim, blind, Attempt.RESET, reading.now))])
-    known = await reading.get(ACCOUNT, owner)
     match known.status:
         case Status.UNVERIFIED:
             return _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
@@ -217,8 +210,8 @@ async def follow_link(command: FollowLink, reading: Reading, actor: Actor) -> De
         held = await reading.find(HOLDER, state.patient_id)
         if held is None or held.account_id is None:
             changes.append(_named(state.patient_id, state.id))
-    letter = _letter(state, Letter.PASSWORD_CHANGED) if command.purpose is LinkPurpose.RESET else None
-    return Decision(changes, {"account_id": str(state.id), "letter": letter})
+    told = letter(state, Letter.PASSWORD_CHANGED) if command.purpose is LinkPurpose.RESET else None
+    return Decision(changes, {"account_id": str(state.id), "letter": told})
 
 
 @handles(ChangePassword, "change_own_account")
@@ -235,7 +228,7 @@ async def change_password(command: ChangePassword, reading: Reading, actor: Acto
         return Decision([(account.stream(state.id), failure)], told)
     words = await hashed(command.password, state.email, credentials)
     event = PasswordChanged(account_id=state.id, password_hash=words)
-    told = {"outcome": "accepted", "retry_after": None, "letter": _letter(state, Letter.PASSWORD_CHANGED)}
+    told = {"outcome": "accepted", "retry_after": None, "letter": letter(state, Letter.PASSWORD_CHANGED)}
     return Decision([(account.stream(state.id), event)], told)
 
 
@@ -300,7 +293,7 @@ async def unlock_account(command: UnlockAccount, reading: Reading, actor: Actor)
 @handles(ResetFactors, "manage_accounts")
 async def reset_factors(command: ResetFactors, reading: Reading, actor: Actor) -> Decision:
     state = await _others(command.account_id, reading, actor)
-    answer = {"account_id": str(state.id), "letter": _letter(state, Letter.FACTORS_RESET)}
+    answer = {"account_id": str(state.id), "letter": letter(state, Letter.FACTORS_RESET)}
     return Decision([(account.stream(state.id), account.reset_factors(state))], answer)
 
 
@@ -349,12 +342,19 @@ async def _made(
         patient_id=command.patient_id,
         provider_id=command.provider_id,
         origin=origin,
+        **_slowed(claim),
     )
     return new, await _named_of(new, new.account_id, reading)
 
 
+def _slowed(claim: address.Address | None) -> dict[str, Any]:
+    """What guesses at the address have brought about, which its new account keeps."""
+    guard = address.guard_of(claim)
+    return {"failures": guard.failures, "locked_until": guard.locked_until}
+
+
 def _registered(
-    new: AccountRegistered, purpose: LinkPurpose, reading: Reading, letter: Letter, person: Sequence[Any] = ()
+    new: AccountRegistered, purpose: LinkPurpose, reading: Reading, kind: Letter, person: Sequence[Any] = ()
 ) -> Decision:
     state = account.evolve(None, new)
     link = account.issue_link(state, purpose, reading.desk.ids.secret(), reading.now)
@@ -366,21 +366,14 @@ def _registered(
         *person,
     ]
     token = _token(reading, new.account_id, purpose, link.nonce)
-    return Decision(changes, {"account_id": str(new.account_id), "letter": _letter(state, letter, token)})
+    return Decision(changes, {"account_id": str(new.account_id), "letter": letter(state, kind, token)})
 
 
-def _link(state: Account, purpose: LinkPurpose, reading: Reading, letter: Letter) -> Decision:
+def _link(state: Account, purpose: LinkPurpose, reading: Reading, kind: Letter) -> Decision:
     event = account.issue_link(state, purpose, reading.desk.ids.secret(), reading.now)
     token = _token(reading, state.id, purpose, event.nonce)
-    answer = {"account_id": str(state.id), "letter": _letter(state, letter, token)}
+    answer = {"account_id": str(state.id), "letter": letter(state, kind, token)}
     return Decision([(account.stream(state.id), event)], answer)
-
-
-def _letter(state: Account, kind: Letter, token: str | None = None) -> dict[str, Any] | None:
-    """To the address that the account has, never to the one that was typed, which may only look like it."""
-    if isinstance(state.email, Erased):
-        return None
-    return {"kind": kind.value, "to": state.email, "token": token}
 
 
 def _token(reading: Reading, account_id: UUID, purpose: LinkPurpose, nonce: str) -> str:

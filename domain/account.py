@@ -88,7 +88,8 @@ class AccountEvent(Event):
 
 class AccountRegistered(AccountEvent):
     """`address` is the blind of the e-mail address; `patient_id` and `provider_id` name the person that whoever signs
-    in acts as."""
+    in acts as. `failures` and `locked_until` are what wrong guesses at the address have brought about before: a wait
+    that ended with the registration would tell that there was none."""
 
     NAME: ClassVar[str] = "AccountRegistered.v1"
     email: Personal[str]
@@ -97,6 +98,8 @@ class AccountRegistered(AccountEvent):
     patient_id: UUID | None = None
     provider_id: UUID | None = None
     origin: Origin
+    failures: int = 0
+    locked_until: datetime | None = None
 
 
 class AddressTakenAgain(AccountEvent):
@@ -463,6 +466,7 @@ def evolve(state: Account | None, event: Event) -> Account:
             event.patient_id,
             event.provider_id,
             event.origin,
+            password_guard=Guard(event.failures, event.locked_until),
         )
     if state is None or not isinstance(event, AccountEvent):
         raise TypeError(f"{type(event).__name__} is not an event of an account")

@@ -77,8 +77,12 @@ def owner(state: Address | None) -> UUID | None:
     return state.account_id if state is not None else None
 
 
+def guard_of(state: Address | None) -> Guard:
+    return state.guard if state is not None else OPEN
+
+
 def tried(state: Address | None, address: UUID, attempt: Attempt, now: datetime) -> UnknownAddressTried:
-    guard = state.guard if state is not None else OPEN
+    guard = guard_of(state)
     counts = attempt is Attempt.SIGN_IN and guard.wait(now) is None
     return UnknownAddressTried(
         address=address, attempt=attempt, counts=counts, locked_until=guard.after_failure(now) if counts else None

@@ -131,6 +131,9 @@ class EventLog(Protocol):
     async def append(self, save: Save) -> Saved:
         """Save all or nothing. Raises `VersionConflict`, `KeyReused`. A remembered key answers as it first did."""
 
+    async def key_for(self, organization: str, person: UUID) -> None:
+        """Make the key that seals a person's words ahead of their first event, if they have none."""
+
     async def remembered(self, organization: str, actor: str, key: str, body_hash: bytes) -> Saved | None:
         """The answer given to this key before, or None. Raises `KeyReused` when the body was another."""
 

@@ -281,6 +281,9 @@ class TracedLog:
         finally:
             span.end()
 
+    async def key_for(self, organization: str, person: UUID) -> None:
+        await self._log.key_for(organization, person)
+
     async def remembered(self, organization: str, actor: str, key: str, body_hash: bytes) -> Saved | None:
         return await self._log.remembered(organization, actor, key, body_hash)
 

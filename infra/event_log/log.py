@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
+from uuid import UUID
 
 from domain.ports import KeyReused, Keyring, LogUnavailable, Recorded, Save, Saved, VersionConflict
 from domain.refusals import Invalid
@@ -128,6 +129,9 @@ class PostgresEventLog:
         except VersionConflict as conflict:
             cut = len(prefix)
             raise VersionConflict({name[cut:]: version for name, version in conflict.actual.items()}) from None
+
+    async def key_for(self, organization: str, person: UUID) -> None:
+        await self._keyring.keys(organization, [str(person)], create=True)
 
     async def remembered(self, organization: str, actor: str, key: str, body_hash: bytes) -> Saved | None:
         for words in (organization, actor, key):

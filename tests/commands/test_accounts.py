@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -44,6 +46,7 @@ from domain.step_up import StepUpRequired
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
 from infra.ids import TimeOrderedIds
+from infra.keyring import PostgresKeyring
 from tests.clinic import ADMIN, DESK, ORGANIZATION
 from tests.people import OPERATOR, OTHER_PASSWORD, PASSWORD, People, credentials
 
@@ -105,6 +108,39 @@ async def test_an_address_that_is_taken_gets_a_letter_and_nothing_else_changes(p
     assert letter == {"kind": "taken", "to": ADA, "token": None}
     assert (await people.sign_in())["outcome"] == "accepted"
     assert (await people.events(f"account/{ada.account_id}"))[-2] == "AddressTakenAgain"
+
+
+@pytest.mark.parametrize("command", [RegisterAccount, AskReset])
+async def test_the_work_does_not_tell_whether_an_address_is_known(
+    people: People, monkeypatch: pytest.MonkeyPatch, command: type[RegisterAccount | AskReset]
+) -> None:
+    """Counted, not timed: what is read, saved, looked up and made before the answer."""
+    await people.patient(ADA)
+    await people.asked(RegisterAccount(email="grace@example.org"))
+    done: Counter[str] = Counter()
+    for kind, name in (
+        (PostgresEventLog, "load"),
+        (PostgresEventLog, "append"),
+        (PostgresKeyring, "_look_up"),
+        (PostgresKeyring, "_make"),
+    ):
+        monkeypatch.setattr(kind, name, counted(getattr(kind, name), name, done))
+    desk, work = people.desk, []
+    for email in (ADA, "grace@example.org", "nobody@example.org"):
+        done.clear()
+        # Nothing cached, as at a desk that has not met them.
+        anew = Desk(desk.log, desk.clock, desk.ids, desk.holidays, credentials=credentials())
+        await People(anew, people.clock).asked(command(email=email))
+        work.append(dict(done))
+    assert work[0] == work[1] == work[2]
+
+
+def counted(method: Any, name: str, done: Counter[str]) -> Any:
+    async def counting(*arguments: Any, **named: Any) -> Any:
+        done[name] += 1
+        return await method(*arguments, **named)
+
+    return counting
 
 
 @pytest.mark.parametrize("email", ["\u0430\u0501\u0430@example.org", "\u0430d\u0430@example.org", "ⅾda@example.org"])

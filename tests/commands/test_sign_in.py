@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from commands import addresses
-from commands.accounts import AskReset, FollowLink, LockAccount, ResetFactors, UnlockAccount
+from commands.accounts import AskReset, FollowLink, LockAccount, RegisterAccount, ResetFactors, UnlockAccount
 from commands.loop import Desk
 from commands.second_factors import (
     ConfirmTotp,
@@ -87,6 +87,25 @@ async def test_an_unknown_address_hears_what_a_wrong_password_hears(people: Peop
     assert heard[0] == heard[1]
     assert [one["outcome"] for one in heard[0][0]] == ["refused"] * 5 + ["locked"] * 2
     assert heard[0][1] == 5
+
+
+async def test_a_wait_outlives_the_registration_of_an_address(people: People) -> None:
+    """Who locks an address and then registers it would learn from the end of the wait that it was free."""
+    await people.patient()
+    heard = []
+    for email in ("ada@example.org", "nobody@example.org"):
+        told = [await people.sign_in(email, "not the password") for _ in range(6)]
+        await people.asked(RegisterAccount(email=email))
+        told += [await people.sign_in(email, "not the password") for _ in range(2)]
+        people.later(2 * MINUTE)
+        told += [await people.sign_in(email, "not the password") for _ in range(2)]
+        heard.append(told)
+    assert heard[0] == heard[1]
+    assert [one["outcome"] for one in heard[0]] == ["refused"] * 5 + ["locked"] * 3 + ["refused", "locked"]
+    # Its owner ends it, as at any address, by choosing a password.
+    letter = (await people.asked(RegisterAccount(email="nobody@example.org")))["letter"]
+    await people.asked(FollowLink(purpose=LinkPurpose.VERIFY, token=letter["token"], password=PASSWORD))
+    assert (await people.sign_in("nobody@example.org"))["outcome"] == "accepted"
 
 
 async def test_guesses_at_an_unknown_address_are_recorded_without_it(people: People) -> None:

@@ -20,6 +20,8 @@ EXAMPLES: list[Event] = [
         patient_id=uid(3),
         provider_id=uid(4),
         origin=account.Origin.SELF,
+        failures=6,
+        locked_until=AT,
     ),
     account.AddressTakenAgain(account_id=uid(1)),
     account.LinkIssued(account_id=uid(1), purpose=account.LinkPurpose.VERIFY, nonce="n0nce", expires_at=AT),
