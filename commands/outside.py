@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import Field
 
 from commands import addresses
+from commands.letters import Letter, letter
 from commands.loop import ACCOUNT, IDENTITY, Command, Decision, Reading, handles
 from commands.passwords import credentials_of
 from commands.second_factors import own, wanted
@@ -41,7 +42,8 @@ class CheckOutside(Command):
 
 
 class LinkProvider(Command):
-    """With one's own account. `email` is the address that the provider says it has verified. → `identity`."""
+    """With one's own account. `email` is the address that the provider says it has verified. → `identity`,
+    and `letter` where they were not linked yet."""
 
     issuer: str = _Said
     subject: str = _Said
@@ -49,6 +51,8 @@ class LinkProvider(Command):
 
 
 class UnlinkProvider(Command):
+    """→ `identity`, `letter`."""
+
     identity: UUID
 
 
@@ -89,7 +93,7 @@ async def link_provider(command: LinkProvider, reading: Reading, actor: Actor) -
     if not _same(command.email, state.email):
         raise AddressNotVouched("the provider does not say that it has verified the address of your account")
     identity = _blind(reading, command.issuer, command.subject)
-    answer = {"identity": str(identity)}
+    answer: dict[str, Any] = {"identity": str(identity)}
     claim = await reading.find(IDENTITY, identity)
     holder = outside.owner(claim)
     if holder == state.id:
@@ -100,7 +104,7 @@ async def link_provider(command: LinkProvider, reading: Reading, actor: Actor) -
         (account.stream(state.id), account.link_provider(state, identity, command.issuer, command.subject)),
         (outside.stream(identity), IdentityClaimed(identity=identity, account_id=state.id)),
     ]
-    return Decision(changes, answer)
+    return Decision(changes, answer | {"letter": letter(state, Letter.PROVIDER_LINKED)})
 
 
 @handles(UnlinkProvider, "change_own_account")
@@ -115,7 +119,8 @@ async def unlink_provider(command: UnlinkProvider, reading: Reading, actor: Acto
     if outside.owner(claim) == state.id:
         released = IdentityReleased(identity=command.identity, account_id=state.id)
         changes.append((outside.stream(command.identity), released))
-    return Decision(changes, {"identity": str(command.identity)})
+    told = {"identity": str(command.identity), "letter": letter(state, Letter.PROVIDER_UNLINKED)}
+    return Decision(changes, told)
 
 
 def _blind(reading: Reading, issuer: str, subject: str) -> UUID:

@@ -24,6 +24,7 @@ from webauthn.helpers.structs import (
     UserVerificationRequirement,
 )
 
+from commands.letters import Letter, letter
 from commands.loop import Command, Decision, Reading, handles
 from commands.passwords import credentials_of
 from commands.second_factors import first_codes, own, required
@@ -45,6 +46,7 @@ from domain.provider import Words
 _TAG: Final = 24
 _CHALLENGE: Final = 16 + 8 + _TAG
 _USER_VERIFIED: Final = 0x04
+_BACKUP_ELIGIBLE: Final = 0x08
 
 
 class Replayed(PasskeyNotTaken):
@@ -56,8 +58,8 @@ class NewPasskey(Command):
 
 
 class AddPasskey(Command):
-    """`response` is what `navigator.credentials.create()` gave, as JSON. → `passkey_id`, `recovery_codes` (where there
-    were none yet)."""
+    """`response` is what `navigator.credentials.create()` gave, as JSON. → `passkey_id`, `letter`, `recovery_codes`
+    (where there were none yet)."""
 
     name: Words
     response: dict[str, Any]
@@ -65,6 +67,8 @@ class AddPasskey(Command):
 
 
 class RemovePasskey(Command):
+    """→ `letter`."""
+
     passkey_id: UUID
 
 
@@ -92,7 +96,20 @@ def whose(response: dict[str, Any]) -> UUID | None:
 def user_verified(response: dict[str, Any]) -> bool:
     """Whether the authenticator says that it knew its owner, by PIN or finger (WebAuthn Level 2 §6.1). Ask only of what
     was accepted."""
-    return bool(base64url_to_bytes(response["response"]["authenticatorData"])[32] & _USER_VERIFIED)
+    return bool(_flags(response) & _USER_VERIFIED)
+
+
+def methods(response: dict[str, Any]) -> list[str]:
+    """What a passkey that was accepted proved, in the words of RFC 8176: that somebody was there (`user`) with a key,
+    bound to its device (`hwk`) or one that is copied to others of theirs (`swk`; WebAuthn Level 3 §6.1.3), and where
+    the device knew its owner, two factors (`mfa`). It is the device's word: no attestation is asked for."""
+    flags = _flags(response)
+    key = "swk" if flags & _BACKUP_ELIGIBLE else "hwk"
+    return [key, "user", *(["mfa"] if flags & _USER_VERIFIED else [])]
+
+
+def _flags(response: dict[str, Any]) -> int:
+    return base64url_to_bytes(response["response"]["authenticatorData"])[32]
 
 
 def offer(reading: Reading, state: Account | None, *, named: bool) -> dict[str, Any]:
@@ -194,7 +211,12 @@ async def add_passkey(command: AddPasskey, reading: Reading, actor: Actor) -> De
     )
     codes, made = first_codes(reading, state)
     changes = [(account.stream(state.id), one) for one in (event, *made)]
-    return Decision(changes, {"passkey_id": str(passkey_id), "recovery_codes": codes})
+    told = {
+        "passkey_id": str(passkey_id),
+        "recovery_codes": codes,
+        "letter": letter(state, Letter.FACTOR_ADDED),
+    }
+    return Decision(changes, told)
 
 
 @handles(RemovePasskey, "change_own_account")
@@ -202,7 +224,7 @@ async def remove_passkey(command: RemovePasskey, reading: Reading, actor: Actor)
     state = await own(reading, actor)
     removed = PasskeyRemoved(account_id=state.id, passkey_id=command.passkey_id)
     event = account.remove_factor(state, removed, required=await required(reading, state))
-    return Decision([(account.stream(state.id), event)])
+    return Decision([(account.stream(state.id), event)], {"letter": letter(state, Letter.FACTOR_REMOVED)})
 
 
 def _known(state: Account) -> list[PublicKeyCredentialDescriptor]:

@@ -14,6 +14,7 @@ import pyotp
 from pydantic import Field, SecretStr
 
 from commands.access import reach
+from commands.letters import Letter, letter
 from commands.loop import ACCOUNT, MFA_POLICY, Command, Decision, Reading, handles
 from commands.passwords import credentials_of
 from domain import account, mfa_policy
@@ -36,17 +37,17 @@ class EnrolTotp(Command):
 
 
 class ConfirmTotp(Command):
-    """→ `recovery_codes`, where there were none yet."""
+    """→ `recovery_codes`, where there were none yet, and `letter`."""
 
     code: SecretStr = Field(max_length=100)
 
 
 class RemoveTotp(Command):
-    pass
+    """→ `letter`."""
 
 
 class MakeRecoveryCodes(Command):
-    """→ `recovery_codes`, shown this once; earlier ones end."""
+    """→ `recovery_codes`, shown this once; earlier ones end; and `letter`."""
 
 
 class SetMfaPolicy(Command):
@@ -133,7 +134,8 @@ async def confirm_totp(command: ConfirmTotp, reading: Reading, actor: Actor) -> 
     event = account.confirm_totp(state, digits(command.code), reading.now, code_at(state.totp))
     codes, made = first_codes(reading, state)
     stream = account.stream(state.id)
-    return Decision([(stream, one) for one in (event, *made)], {"recovery_codes": codes})
+    told = {"recovery_codes": codes, "letter": letter(state, Letter.FACTOR_ADDED)}
+    return Decision([(stream, one) for one in (event, *made)], told)
 
 
 @handles(RemoveTotp, "change_own_account")
@@ -141,14 +143,15 @@ async def remove_totp(command: RemoveTotp, reading: Reading, actor: Actor) -> De
     state = await own(reading, actor)
     removed = TotpRemoved(account_id=state.id)
     event = account.remove_factor(state, removed, required=await required(reading, state))
-    return Decision([(account.stream(state.id), event)])
+    return Decision([(account.stream(state.id), event)], {"letter": letter(state, Letter.FACTOR_REMOVED)})
 
 
 @handles(MakeRecoveryCodes, "change_own_account")
 async def make_recovery_codes(command: MakeRecoveryCodes, reading: Reading, actor: Actor) -> Decision:
     state = await own(reading, actor)
     codes, event = new_codes(reading, state)
-    return Decision([(account.stream(state.id), event)], {"recovery_codes": codes})
+    told = {"recovery_codes": codes, "letter": letter(state, Letter.RECOVERY_CODES_MADE)}
+    return Decision([(account.stream(state.id), event)], told)
 
 
 @handles(SetMfaPolicy, "set_mfa_policy")

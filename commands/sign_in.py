@@ -9,7 +9,7 @@ Ask with the actor `SIGN_IN`, and never under an idempotency key: a remembered a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr
 
 from commands import addresses, passkeys, second_factors
 from commands.addresses import EmailAddress
+from commands.letters import Letter, letter
 from commands.loop import ACCOUNT, ADDRESS, Command, Decision, Reading, handles
 from commands.passwords import credentials_of, normal
 from domain import account, address
@@ -55,7 +56,7 @@ class CheckTotp(Command):
 
 
 class CheckRecoveryCode(Command):
-    """→ `outcome`, `account_id`, `retry_after`."""
+    """→ `outcome`, `account_id`, `retry_after`, `letter`."""
 
     account_id: UUID
     code: SecretStr = Field(max_length=100)
@@ -64,7 +65,7 @@ class CheckRecoveryCode(Command):
 class CheckPasskey(Command):
     """`response` is what `navigator.credentials.get()` gave, as JSON; `challenge` the one that `OfferPasskey` made.
     Without an account it is the passkey that says whose it is, and its owner must have been verified by it, since there
-    was no password. → `outcome`, `account_id`, `era`, `user_verified`."""
+    was no password. → `outcome`, `account_id`, `era`, `user_verified`, and `methods` in the words of RFC 8176."""
 
     account_id: UUID | None = None
     response: dict[str, Any]
@@ -154,7 +155,10 @@ async def check_recovery_code(command: CheckRecoveryCode, reading: Reading, acto
     if (no := _not_now(state, Factor.RECOVERY, reading)) is not None:
         return no
     hashed = second_factors.hash_code(credentials_of(reading).blinds, state.id, command.code.get_secret_value())
-    return _checked(state, account.check_recovery(state, hashed, reading.now), reading)
+    decision = _checked(state, account.check_recovery(state, hashed, reading.now), reading)
+    if decision.answer["outcome"] != "accepted":
+        return decision
+    return replace(decision, answer={**decision.answer, "letter": letter(state, Letter.RECOVERY_CODE_USED)})
 
 
 @handles(OfferPasskey, "sign_in")
@@ -180,7 +184,11 @@ async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -
     except PasskeyNotTaken:
         return _failed(state, Factor.PASSKEY, FailureReason.WRONG, reading)
     verified = passkeys.user_verified(command.response)
-    told = _told("accepted", state.id) | {"era": state.era, "user_verified": verified}
+    told = _told("accepted", state.id) | {
+        "era": state.era,
+        "user_verified": verified,
+        "methods": passkeys.methods(command.response),
+    }
     return Decision([(account.stream(state.id), event)], told)
 
 

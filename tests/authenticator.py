@@ -16,7 +16,7 @@ import cbor2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-_PRESENT, _VERIFIED, _ATTESTED = 0x01, 0x04, 0x40
+_PRESENT, _VERIFIED, _SYNCED, _ATTESTED = 0x01, 0x04, 0x18, 0x40
 
 
 def text(raw: bytes) -> str:
@@ -30,12 +30,14 @@ def raw(words: str) -> bytes:
 @dataclass
 class Authenticator:
     """`origin` is what the browser says; `host` what the key is bound to. `counts` is whether its signature counter
-    runs, as a security key's does and a synced passkey's does not."""
+    runs, as a security key's does and a synced passkey's does not; `synced` is whether it says that the key is copied
+    to other devices (WebAuthn Level 3 §6.1.3)."""
 
     origin: str
     host: str
     verifies: bool = True
     counts: bool = True
+    synced: bool = False
     counter: int = 0
     credential_id: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
@@ -72,7 +74,7 @@ class Authenticator:
         return self._credential(response)
 
     def _data(self, further: int = 0) -> bytes:
-        flags = _PRESENT | further | (_VERIFIED if self.verifies else 0)
+        flags = _PRESENT | further | (_VERIFIED if self.verifies else 0) | (_SYNCED if self.synced else 0)
         return hashlib.sha256(self.host.encode()).digest() + bytes([flags]) + self.counter.to_bytes(4)
 
     def _client_data(self, kind: str, challenge: str) -> bytes:

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
-from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
 from commands import addresses
@@ -38,9 +37,10 @@ from domain.account import LinkPurpose, PasswordWrong, TryLater
 from domain.mfa_policy import Mfa
 from infra.http.attempts import Attempt, Limited
 from infra.http.problems import InvalidParameter
-from write_api.asking import Asked, Asking, Counter
+from write_api.asking import Asked, Asking
 from write_api.bodies import Body
 from write_api.describing import Answered, takes
+from write_api.letters import on_its_way
 from write_api.visiting import Visit, Visiting
 
 router = APIRouter(prefix="/accounts", tags=["accounts"])
@@ -284,13 +284,13 @@ async def set_mfa_policy(asked: Asked) -> Response:
 
 async def _by_letter(visit: Visiting, command: Command) -> Response:
     answer = await visit.ask(command)
-    return JSONResponse({}, 202, background=_sent(visit.counter, answer))
+    return JSONResponse({}, 202, background=on_its_way(visit.counter.post, answer.content))
 
 
 async def _by_link(visit: Visiting, purpose: LinkPurpose) -> Response:
     answer = await visit.ask(await visit.read(FOLLOW, purpose=purpose))
     shown = {"account_id": answer.content["account_id"]}
-    return JSONResponse(shown, background=_sent(visit.counter, answer))
+    return JSONResponse(shown, background=on_its_way(visit.counter.post, answer.content))
 
 
 async def _once(asked: Asking, command: Command, *, status: int = 200) -> Response:
@@ -307,11 +307,5 @@ async def _carried_out(asked: Asking, command: Command) -> Answer:
 def _shown(asked: Asking, answer: Answer, *, status: int = 200) -> Response:
     shown = {name: value for name, value in answer.content.items() if name not in _UNSHOWN}
     response = asked.answered(replace(answer, content=shown), status=status)
-    response.background = _sent(asked.counter, answer)
+    response.background = on_its_way(asked.counter.post, answer.content)
     return response
-
-
-def _sent(counter: Counter, answer: Answer) -> BackgroundTask | None:
-    """Its letter, on its way once the answer has left: so nobody learns from the time whether there was one."""
-    letter = answer.content.get("letter")
-    return BackgroundTask(counter.post.send, letter) if letter is not None and counter.post is not None else None

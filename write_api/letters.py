@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from commands.accounts import Letter
+from starlette.background import BackgroundTask
+
+from commands.letters import Letter
 from domain.account import LinkPurpose
 from domain.ports import Mailer, MailLost
 
@@ -23,7 +25,18 @@ _SUBJECTS: Mapping[Letter, str] = {
     Letter.TAKEN: "You have an account already",
     Letter.PASSWORD_CHANGED: "Your password was changed",
     Letter.FACTORS_RESET: "Your second factors were removed",
+    Letter.FACTOR_ADDED: "A second factor was added",
+    Letter.FACTOR_REMOVED: "A second factor was removed",
+    Letter.RECOVERY_CODES_MADE: "New recovery codes",
+    Letter.RECOVERY_CODE_USED: "A recovery code was used",
+    Letter.PROVIDER_LINKED: "Another way to sign in",
+    Letter.PROVIDER_UNLINKED: "A way to sign in was removed",
 }
+_NOT_YOU: Final = """
+If it was not you, choose a new password at once, and tell the clinic:
+
+{forgotten}
+"""
 _WORDS: Mapping[Letter, str] = {
     Letter.VERIFY: """\
 Welcome to {name}.
@@ -76,11 +89,37 @@ If you did not ask for that, choose a new password at once, and tell the clinic:
     Letter.PASSWORD_CHANGED: """\
 The password of your account at {name} was changed just now, and all devices
 were signed out.
-
-If it was not you, choose a new password at once, and tell the clinic:
-
-{forgotten}
-""",
+"""
+    + _NOT_YOU,
+    Letter.FACTOR_ADDED: """\
+An authenticator app or a passkey was added to your account at {name} just now.
+"""
+    + _NOT_YOU,
+    Letter.FACTOR_REMOVED: """\
+An authenticator app or a passkey was removed from your account at {name} just
+now.
+"""
+    + _NOT_YOU,
+    Letter.RECOVERY_CODES_MADE: """\
+New recovery codes were made for your account at {name} just now. The former
+ones no longer hold.
+"""
+    + _NOT_YOU,
+    Letter.RECOVERY_CODE_USED: """\
+Somebody signed in to your account at {name} just now with one of your recovery
+codes, in place of your authenticator app or passkey.
+"""
+    + _NOT_YOU,
+    Letter.PROVIDER_LINKED: """\
+Your account at {name} was linked just now with an account elsewhere, by which
+one can sign in here from now on.
+"""
+    + _NOT_YOU,
+    Letter.PROVIDER_UNLINKED: """\
+Your account at {name} is no longer linked with the account elsewhere by which
+one could sign in here.
+"""
+    + _NOT_YOU,
 }
 
 
@@ -108,3 +147,10 @@ class Post:
             await self.mailer.send(letter["to"], _SUBJECTS[kind], text)
         except MailLost as lost:
             _log.warning("a letter (%s) was lost: %s", kind.value, lost)
+
+
+def on_its_way(post: Post | None, content: Mapping[str, Any]) -> BackgroundTask | None:
+    """The letter of a command's answer, sent once our own answer has left: so nobody learns from the time whether there
+    was one."""
+    letter = content.get("letter")
+    return BackgroundTask(post.send, letter) if letter is not None and post is not None else None

@@ -62,10 +62,15 @@ async def test_a_passkey_alone_says_who_it_is_when_it_knew_its_owner(people: Peo
     answer = await people.asked(await check(people, device))
     assert (answer["outcome"], answer["account_id"]) == ("accepted", str(ada.account_id))
     assert answer["user_verified"] is True
+    assert answer["methods"] == ["hwk", "user", "mfa"]
     device.verifies = False
     assert (await people.asked(await check(people, device)))["outcome"] == "refused"
     behind_a_password = await people.asked(await check(people, device, ada))
     assert (behind_a_password["outcome"], behind_a_password["user_verified"]) == ("accepted", False)
+    assert behind_a_password["methods"] == ["hwk", "user"]
+    # One that is copied to other devices is no key of this device's (RFC 8176 §2).
+    device.synced = True
+    assert (await people.asked(await check(people, device, ada)))["methods"] == ["swk", "user"]
 
 
 @pytest.mark.parametrize("counts", [True, False])

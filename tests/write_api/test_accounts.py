@@ -136,6 +136,9 @@ async def test_an_authenticator_app_over_http(book: Served) -> None:
     assert (await book.post("/accounts/me/recovery-codes", ada)).json()["recovery_codes"]
     assert (await book.delete("/accounts/me/totp", ada)).status_code == 200
     assert (await account(book, ada.id)).second_factors == ()
+    # The owner hears of each change, whoever made it.
+    subjects = [subject for _, subject, _ in book.letterbox.letters[1:]]
+    assert subjects == ["A second factor was added", "New recovery codes", "A second factor was removed"]
 
 
 async def test_what_is_shown_once_is_never_remembered(book: Served) -> None:

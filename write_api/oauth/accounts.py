@@ -11,17 +11,15 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
 from pydantic import SecretStr
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from commands import addresses
 from commands.accounts import AskReset, FollowLink, RegisterAccount
-from commands.loop import Answer
 from commands.passwords import LONGEST
 from domain.account import AddressNotTaken, LinkEnded, LinkPurpose, PasswordTooWeak
 from infra.http.attempts import Attempt, Limited
-from write_api.letters import Post
+from write_api.letters import on_its_way
 from write_api.oauth.signing_in import Form, Reception
 
 router = APIRouter(include_in_schema=False)
@@ -85,7 +83,7 @@ async def follow_link(request: Request, purpose: LinkPurpose, form: Form, attemp
     except LinkEnded as refusal:
         return at.pages.show(request, "account_link_ended", refusal.status)
     response = at.pages.show(request, "account_done")
-    response.background = _sent(request, answer)
+    response.background = on_its_way(request.app.state.post, answer.content)
     return response
 
 
@@ -99,7 +97,7 @@ async def _by_letter(request: Request, form: dict[str, str], attempt: Attempt, p
     command = RegisterAccount(email=email) if page == "register" else AskReset(email=email)
     answer = await at.authority.ask(command, await at.browsers.visit(request))
     response = at.pages.show(request, "account_letter")
-    response.background = _sent(request, answer)
+    response.background = on_its_way(request.app.state.post, answer.content)
     return response
 
 
@@ -115,12 +113,6 @@ def _password_page(
     return at.pages.show(
         request, "account_password", status, purpose=purpose.value, token=token[:200], problem=problem, longest=LONGEST
     )
-
-
-def _sent(request: Request, answer: Answer) -> BackgroundTask | None:
-    """Its letter, on its way once the page has left."""
-    letter, post = answer.content.get("letter"), request.app.state.post
-    return BackgroundTask(Post.send, post, letter) if letter is not None and post is not None else None
 
 
 def _sentence(words: str) -> str:

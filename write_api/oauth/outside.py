@@ -27,6 +27,7 @@ from infra.http.cookies import Cookie
 from infra.http.edge import DENIED
 from infra.http.outside import OutsideAway, Outsider, OutsideRefused, Provider
 from infra.http.problems import CODE
+from write_api.letters import on_its_way
 from write_api.oauth.authority import Visit
 from write_api.oauth.browser import Proven
 from write_api.oauth.parties import SignedIn
@@ -163,7 +164,7 @@ async def _linked(request: Request, outsider: Outsider, session_id: str, visit: 
 async def _by_owner(request: Request, user: SignedIn, command: Command, visit: Visit) -> Response:
     at: Reception = request.app.state.reception
     try:
-        await at.authority.desk.handle(
+        answer = await at.authority.desk.handle(
             command,
             acting(user),
             at.authority.organization,
@@ -172,7 +173,7 @@ async def _by_owner(request: Request, user: SignedIn, command: Command, visit: V
         )
     except StepUpRequired as refusal:
         return await _once_more(request, refusal)
-    return RedirectResponse("/oauth/sessions", 303)
+    return RedirectResponse("/oauth/sessions", 303, background=on_its_way(request.app.state.post, answer.content))
 
 
 async def _once_more(request: Request, refusal: StepUpRequired) -> Response:

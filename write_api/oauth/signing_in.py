@@ -30,6 +30,7 @@ from domain.access import Actor
 from domain.account import CodeWrong
 from infra.http.attempts import Attempt, Limited
 from infra.http.outside import Provider
+from write_api.letters import on_its_way
 from write_api.oauth.authority import Authority, Visit
 from write_api.oauth.browser import Browsers, Proven
 from write_api.oauth.pages import Pages, words_of
@@ -238,18 +239,21 @@ async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Resp
     command: CheckTotp | CheckRecoveryCode | CheckPasskey
     if (shown := _passkey_of(form)) is not None:
         command = CheckPasskey(account_id=proven.account_id, response=shown, challenge=form.get("challenge", "")[:1000])
-        factor = "hwk"
+        factors: tuple[str, ...] = ()
     elif form.get("recovery"):
         command = CheckRecoveryCode(account_id=proven.account_id, code=form["recovery"][:100])
-        factor = "otp"
+        factors = ("otp",)
     else:
         command = CheckTotp(account_id=proven.account_id, code=form.get("code", "")[:100])
-        factor = "otp"
+        factors = ("otp",)
     told = (await at.authority.ask(command, visit, proven.account_id)).content
     if told["outcome"] != "accepted":
         wait = told["retry_after"]
         return await _second_factor_page(at, request, flow, proven, problem=_WRONG_CODE, wait=wait, status=401)
-    return await _signed_in(at, request, flow, replace(proven, factors=(*proven.factors, factor)), visit)
+    full = replace(proven, factors=(*proven.factors, *told.get("methods", factors)))
+    response = await _signed_in(at, request, flow, full, visit)
+    response.background = on_its_way(request.app.state.post, told)
+    return response
 
 
 @router.post("/oauth/passkey")
@@ -264,7 +268,7 @@ async def passkey(request: Request, form: Form, attempt: _Attempt) -> Response:
     if told["outcome"] != "accepted":
         problem = "This passkey is not known here."
         return await sign_in_page(at, request, flow, None, problem=problem, status=401)
-    proven = Proven(UUID(told["account_id"]), told["era"], ("hwk",))
+    proven = Proven(UUID(told["account_id"]), told["era"], tuple(told["methods"]))
     return await _signed_in(at, request, flow, proven, visit)
 
 
@@ -297,6 +301,7 @@ async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
     response = at.pages.show(
         request, "recovery_codes", codes=answer.content["recovery_codes"], flow=flow.text if flow else ""
     )
+    response.background = on_its_way(request.app.state.post, answer.content)
     await at.browsers.sign_in(request, response, full, visit)
     return response
 

@@ -428,6 +428,10 @@ async def test_whoever_came_in_by_the_other_sides_word_neither_links_nor_unlinks
 async def test_unlinked_is_unlinked_and_may_be_linked_again(house: House, liar: Liar, ada: Actor) -> None:
     browser = await linked(house, liar)
     assert "Let me sign in with" in (await browser.send("/oauth/outside/there/unlink")).text
+    while len(house.letterbox.letters) < 2:  # noqa: ASYNC110 - sent after the answer, to nobody who could tell
+        await asyncio.sleep(0.01)
+    subjects = [subject for _, subject, _ in house.letterbox.letters]
+    assert subjects == ["Another way to sign in", "A way to sign in was removed"]
     assert (await came(house, liar))[1].status_code == 401
     await linked(house, liar)
     assert is_in((await came(house, liar))[1])

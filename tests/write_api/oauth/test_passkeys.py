@@ -40,11 +40,17 @@ async def test_a_passkey_signs_in_by_itself(house: House, app: App, device: Auth
     browser = house.browser()
     await browser.go("/oauth/authorize", **house.request(app))
     shown = answer_of(device, browser)
+    verifier = house.verifiers[app.id]
     stranger = house.browser()
     await stranger.go("/oauth/authorize", **house.request(app))
     challenge = _CHALLENGE.search(browser.page.text)
     assert challenge is not None
-    assert sent_back(await browser.send("/oauth/passkey", passkey=shown))["code"]
+    code = sent_back(await browser.send("/oauth/passkey", passkey=shown))["code"]
+    house.verifiers[app.id] = verifier
+    tokens = (await house.redeem(app, code)).json()
+    # Two factors in one: the key, and what the device asked its owner for (RFC 8176).
+    for token in (tokens["id_token"], tokens["access_token"]):
+        assert set(jwt.decode(token, options={"verify_signature": False})["amr"]) == {"hwk", "user", "mfa"}
     # Whoever overheard it comes too late, with its own challenge too.
     answer = await stranger.send("/oauth/passkey", passkey=shown, challenge=challenge[1])
     assert answer.status_code == 401
@@ -59,7 +65,7 @@ async def test_a_passkey_after_the_password_is_told_to_the_app(
     told = sent_back(await browser.send("/oauth/second-factor", passkey=answer_of(device, browser)))
     tokens = (await house.redeem(app, told["code"])).json()
     claims = jwt.decode(tokens["id_token"], options={"verify_signature": False})
-    assert (claims["sub"], claims["amr"]) == (str(ada.account_id), ["pwd", "hwk", "mfa"])
+    assert (claims["sub"], claims["amr"]) == (str(ada.account_id), ["pwd", "hwk", "user", "mfa"])
 
 
 @pytest.mark.parametrize("shown", ["", "x", "[]", "{}", '{"id": 7}', "[" * 900, '{"id": "é", "response": {}}'])
