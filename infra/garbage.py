@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def fewer_collections() -> None:
+    """For a process that begins: what it loads stays, and looking for garbage meanwhile took a sixth of the time."""
+    gc.set_threshold(50_000, 20, 100)
+
+
 @contextmanager
 def few_collections() -> Iterator[None]:
     """What stands in memory now is taken to stay, and the cycle collector to find little: it would walk through

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from infra.garbage import fewer_collections
 from infra.troubles import Trouble
 
 _FOLDER = Path(__file__).parent
@@ -77,6 +78,7 @@ def daybook() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
+    fewer_collections()
     try:
         daybook.main(args=arguments, prog_name="daybook")
     except Trouble as trouble:

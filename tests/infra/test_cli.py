@@ -94,6 +94,18 @@ def test_help_loads_no_part_of_the_house() -> None:
     assert not {"fastapi", "psycopg", "redis", "chdb", "clickhouse_connect", "pydantic", "rich"} & set(loaded)
 
 
+def test_loading_a_command_is_not_held_up_by_looking_for_garbage() -> None:
+    script = (
+        "import gc; import infra.cli.main as m\n"
+        "before = sum(one['collections'] for one in gc.get_stats())\n"
+        "try: m.main(['token', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sum(one['collections'] for one in gc.get_stats()) - before)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(shown.stdout.splitlines()[-1]) < 20
+
+
 def test_a_minted_token_is_accepted_where_it_is_meant_for(tmp_path: Path) -> None:
     data, patient = tmp_path / "data", uuid4()
     minted = run(
