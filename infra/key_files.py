@@ -13,12 +13,7 @@ def read_or_make(path: Path, length: int = 32) -> bytes:
     """
     if not path.exists():
         # Linked into place when whole, so that nobody ever reads half a key.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(length))
-            file.flush()
-            os.fsync(file.fileno())
+        draft = _draft(path, length)
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -27,6 +22,23 @@ def read_or_make(path: Path, length: int = 32) -> bytes:
             draft.unlink()
         sync_folder(path.parent)
     return read(path, length, group=False)
+
+
+def replace(path: Path, length: int = 32) -> bytes:
+    """Put new random bytes in the place of the file, there or not, and return them."""
+    os.replace(_draft(path, length), path)
+    sync_folder(path.parent)
+    return read(path, length, group=False)
+
+
+def _draft(path: Path, length: int) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(length))
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
 
 
 def read(path: Path, length: int = 32, *, group: bool = True) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from infra.blinds import KeyedBlinds
 from infra.event_log import checkpoints
@@ -28,29 +29,40 @@ FILES: Mapping[str, str] = MappingProxyType(
         "blind": "keys the hashes that stand for addresses and names; it may never change",
     }
 )
+# A log that has begun can't do without those it began with (`infra/key_marks.py`); of the others a new one will do.
+LASTING: Final = ("master.key", "checkpoints.ed25519", "commands", "blind")
 
 
 class KeyFolder:
     """`make` says whether what is missing is made: a single machine makes its own, services that share a folder must
-    all have the same one. Every question raises `CannotStart` for a file that is missing or damaged."""
+    all have the same one. What lasts is made by `make` alone. Every question raises `CannotStart` for a file that is
+    missing or damaged."""
 
     def __init__(self, path: Path, *, make: bool) -> None:
         self.path = path
-        self._make = make
+        self.makes = make
 
     def secret(self, name: str, length: int = 32) -> bytes:
         path = self.path / name
         try:
-            return read_or_make(path, length) if self._make else read(path, length)
+            if not self.makes:
+                return read(path, length)
+            return read(path, length, group=False) if name in LASTING else read_or_make(path, length)
         except FileNotFoundError as error:
-            raise CannotStart(f"{path} is missing. `daybook keys make` makes what is missing in a folder.") from error
+            raise CannotStart(
+                f"{path} is missing. Bring it back from the copy of the keys folder; for a log that has not begun, "
+                "`daybook keys make` makes what is missing."
+            ) from error
         except (OSError, ValueError) as error:
             raise CannotStart(f"{path}: {error}. Mend it, or bring it back from a backup.") from error
 
+    def missing(self, names: Iterable[str]) -> Sequence[str]:
+        return [name for name in names if not (self.path / name).exists()]
+
     def make(self) -> Sequence[str]:
-        """Make every file that is missing, and return their names."""
+        """Make every file that is missing, and return their names. It is for a log that has not begun."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        missing = [name for name in FILES if not (self.path / name).exists()]
+        missing = self.missing(FILES)
         for name in missing:
             read_or_make(self.path / name)
         return missing

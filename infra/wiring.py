@@ -27,7 +27,7 @@ from domain.client import Audience
 from domain.ports import Clock, EventLog
 from infra.audit.inquiries import LogInquiries
 from infra.control import Control, Progress, Result
-from infra.desk import checkpointer_on, desk_for, log_on
+from infra.desk import checkpointer_on, desk_for, log_on, signer_of
 from infra.embedded.servers import EmbeddedServers
 from infra.erasures import Mark, eraser_on
 from infra.event_log.checkpoints import Checkpointer, CheckpointsBusy
@@ -176,6 +176,8 @@ async def jobs(place: Installation) -> AsyncIterator[ASGIApp]:
         traces = await stack.enter_async_context(tracing(place.settings, "jobs"))
         registry = await stack.enter_async_context(_registry("jobs"))
         log = await stack.enter_async_context(log_on(place))
+        # A wrong key does not become right by waiting for a turn.
+        signer_of(place)
         models = await stack.enter_async_context(models_on(place, ("diary", "directory"), log.clock))
         desk = _desk(place, log, registry, traces)
         registry.register(LogMetrics(log))

@@ -32,7 +32,7 @@ from infra.bench.served import folder
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.event_log.archive import archive
-from infra.event_log.checkpoints import CheckpointFile, SigningKey
+from infra.event_log.checkpoints import CheckpointFile, SigningKey, publish
 from infra.event_log.codec import encode
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.merkle import Frontier
@@ -143,7 +143,7 @@ class _Bench:
         self._folder = data.checkpoints
         self._checkpoints = CheckpointFile(self._folder)
         self._key = SigningKey(bytes(32))
-        self._checkpoints.publish(self._key)
+        publish(self._folder, self._key)
         self._every = events // CHECKPOINTS
         self._tree = Frontier()
         self._hash = FIRST_HASH

@@ -74,10 +74,12 @@ def _create(settings: Settings, folder: Path, as_json: bool) -> None:
     from infra.backup.manifest import fingerprints  # noqa: PLC0415
     from infra.backup.restore import NEEDED  # noqa: PLC0415
     from infra.event_log.schema import migrate  # noqa: PLC0415
+    from infra.key_marks import settle  # noqa: PLC0415
 
     with _troubles(), _installed(settings) as place, bar() as shown:
         if place.owner is not None and settings.stack == "embedded":
             migrate(place.owner)
+            asyncio.run(settle(place.postgres, place.keys))
         task = shown.add_task("backing up", total=None)
         made = create(
             place.postgres,

@@ -23,20 +23,21 @@ def command() -> None:
     """
 
 
-_WHICH = click.Choice(["tokens", "master"])
+_ROTATED = click.Choice(["tokens", "master", "checkpoints", "commands"])
+_RETIRED = click.Choice(["tokens", "master"])
 _FOLDER = click.option(
     "--folder", type=click.Path(path_type=Path), help="Which. [default: $DAYBOOK_KEYS, or keys in DATA]"
 )
 
 
 @command.command("rotate")
-@click.argument("which", type=_WHICH)
+@click.argument("which", type=_ROTATED)
 @_FOLDER
 @data_option
 @json_option
 @click.option("--prepare", is_flag=True, help="master: only lay the new key beside the old one.")
 def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: bool, prepare: bool) -> None:
-    """Make another key sign tokens from now on, or wrap the data keys of persons.
+    """Put another key in the place of one that is old, in wrong hands, or lost.
 
     tokens: running services take the new key up by themselves, and what was signed before is good until it runs out;
     once that is so, `daybook keys retire tokens` takes the former keys away.
@@ -45,13 +46,27 @@ def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: 
     master.retired, since backups made before need it; `daybook keys retire master` takes it away. What breaks off is
     gone on with by doing it again. Where services don't share the folder itself, --prepare first, hand master.next out
     to all of them, and rotate then.
+
+    checkpoints: another key signs the log; what was signed stays good under the former public key, which stays beside
+    the checkpoints. Give the new one, printed here, to whoever checks proofs, and restart what signs.
+
+    commands: a command that is repeated from before is refused (422) instead of answered as it was. Restart the
+    services that write.
+
+    Both of these may be lost; a master key may not, nor blind, under which addresses are claimed in the log.
     """
     settings = Settings.load(data=data, keys=folder)
+    if prepare and which != "master":
+        raise click.UsageError("--prepare goes with master.")
     if which == "master":
         _rotate_master(settings, as_json, prepare)
         return
-    if prepare:
-        raise click.UsageError("--prepare goes with master.")
+    if which == "checkpoints":
+        _rotate_checkpoints(settings, as_json)
+        return
+    if which == "commands":
+        _rotate_commands(settings, as_json)
+        return
     from infra.signing_keys import rotate  # noqa: PLC0415 - loads the parts that use them
 
     name = rotate(settings.keys_folder)
@@ -59,7 +74,7 @@ def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: 
 
 
 @command.command("retire")
-@click.argument("which", type=_WHICH)
+@click.argument("which", type=_RETIRED)
 @_FOLDER
 @data_option
 @json_option
@@ -118,12 +133,44 @@ def _rotate_master(settings: Settings, as_json: bool, prepare: bool) -> None:
         click.echo(f"{count:,} data keys were wrapped anew. Make a backup now: those made before need master.retired.")
 
 
+def _rotate_checkpoints(settings: Settings, as_json: bool) -> None:
+    from infra.event_log.checkpoints import SigningKey, publish  # noqa: PLC0415 - loads the parts that use them
+    from infra.installation import opened  # noqa: PLC0415
+    from infra.key_files import replace  # noqa: PLC0415
+
+    with opened(settings, redis=False) as place:
+        key = SigningKey(replace(place.keys.path / "checkpoints.ed25519"))
+        publish(place.checkpoints, key)
+    if as_json:
+        click.echo(json.dumps({"key": key.id, "public": key.public.hex()}))
+    else:
+        click.echo(f"{key.id} signs the log from the next start on. Its public key:\n{key.public.hex()}")
+
+
+def _rotate_commands(settings: Settings, as_json: bool) -> None:
+    from infra.event_log.schema import migrate  # noqa: PLC0415 - loads the parts that use them
+    from infra.installation import opened  # noqa: PLC0415
+    from infra.key_marks import succeed  # noqa: PLC0415
+
+    with opened(settings, redis=False) as place:
+        if place.owner is not None:
+            migrate(place.owner)
+        asyncio.run(succeed(place.postgres, place.keys.path, "commands"))
+    if as_json:
+        click.echo(json.dumps({"made": "commands"}))
+    else:
+        click.echo(f"{place.keys.path / 'commands'} is another key from the next start on")
+
+
 @command.command("make")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to. [default: $DAYBOOK_KEYS, or keys in DATA]")
 @data_option
 @json_option
 def make_command(folder: Path | None, data: Path | None, as_json: bool) -> None:
-    """Make what is missing; what is there is left as it is."""
+    """Make what is missing; what is there is left as it is.
+
+    It is for a log that has not begun: one that has is not opened with other keys than its own.
+    """
     settings = Settings.load(data=data, keys=folder)
     from infra.keys import FILES, KeyFolder  # noqa: PLC0415 - loads the parts that use them
 

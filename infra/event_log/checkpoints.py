@@ -29,6 +29,7 @@ from infra.event_log.merkle import Frontier
 from infra.event_log.rows import FIRST_HASH, instant, leaf_of, link
 from infra.event_log.scan import position_in, recorded_at_in, row_and_hash, tuples
 from infra.key_files import read_or_make, sync_folder
+from infra.troubles import CannotStart
 
 FILE: Final = "checkpoints.jsonl"
 _PURPOSE: Final = b"daybook checkpoint v1\x00"
@@ -48,6 +49,17 @@ class LogAltered(Exception):
     def __init__(self, position: int, why: str) -> None:
         super().__init__(f"position {position}: {why}")
         self.position = position
+
+
+class AnotherSigner(CannotStart):
+    """The key at hand is not the one that signed the log so far, and was not put in its place on purpose."""
+
+    def __init__(self, folder: Path, key: str, last: str) -> None:
+        super().__init__(
+            f"The checkpoints in {folder} were signed by the key {last}, and checkpoints.ed25519 is another, {key}. "
+            "Bring the former file back from the copy of the keys folder, or where it is lost for good, `daybook keys "
+            "rotate checkpoints`."
+        )
 
 
 class CheckpointsBusy(Exception):
@@ -185,6 +197,25 @@ def public_keys(folder: Path) -> dict[str, bytes]:
     return {key_id(public): public for public in keys}
 
 
+def publish(folder: Path, key: SigningKey) -> None:
+    """Lay the public key beside the checkpoints: from then on it may sign them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key.id}.pub"
+    if not path.exists():
+        path.write_text(key.public.hex() + "\n")
+
+
+def check_signer(folder: Path, key: SigningKey) -> None:
+    """Raises `AnotherSigner` where the log was signed, and this key is unknown beside the checkpoints."""
+    try:
+        whole = (folder / FILE).read_bytes().rpartition(b"\n")[0]
+    except FileNotFoundError:
+        return
+    last = _read_or_none(whole.rpartition(b"\n")[2])
+    if last is not None and key.id not in (last.key, *public_keys(folder)):
+        raise AnotherSigner(folder, key.id, last.key)
+
+
 class CheckpointFile:
     """The file of checkpoints, opened for writing by one process."""
 
@@ -213,12 +244,6 @@ class CheckpointFile:
         os.lseek(self._descriptor, 0, os.SEEK_END)
         lines = whole.splitlines()
         return Checkpoint.read(lines[-1]) if lines else None
-
-    def publish(self, key: SigningKey) -> None:
-        """Lay the public key beside the checkpoints."""
-        path = self._folder / f"{key.id}.pub"
-        if not path.exists():
-            path.write_text(key.public.hex() + "\n")
 
     def append(self, checkpoint: Checkpoint) -> None:
         """Write a line and bring it to disk."""
@@ -249,7 +274,7 @@ class Checkpointer:
         events: int = 10_000,
         seconds: float = 60.0,
     ) -> None:
-        """Raises `CheckpointsBusy`, and `ValueError` when the last checkpoint is damaged."""
+        """Raises `CheckpointsBusy`, `AnotherSigner`, and `ValueError` when the last checkpoint is damaged."""
         self._dsn = dsn
         self._key = key
         self._wait = wait
@@ -257,7 +282,8 @@ class Checkpointer:
         self._seconds = seconds
         self._file = CheckpointFile(folder)
         try:
-            self._file.publish(key)
+            check_signer(folder, key)
+            publish(folder, key)
             last = self._file.last
             self._frontier = Frontier(last.size, last.frontier) if last else Frontier()
             if last and not (self._frontier.root() == last.root and is_signed(last, public_keys(folder))):

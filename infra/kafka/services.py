@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from starlette.types import ASGIApp
 
+from domain.ports import LogUnavailable
 from infra.desk import log_on
 from infra.event_log.log import PostgresEventLog
 from infra.http import health
@@ -18,6 +19,7 @@ from infra.installation import Installation
 from infra.kafka.connections import Brokers
 from infra.kafka.topics import Topics
 from infra.kafka.working import delivery_on, relay_on
+from infra.key_marks import settle
 from infra.metrics import RelayMetrics, WorkerMetrics, loop_watched, registry_of
 from infra.read_models import models_on
 from infra.traces import tracing
@@ -69,8 +71,10 @@ async def relaying(place: Installation) -> AsyncIterator[ASGIApp]:
 @asynccontextmanager
 async def working(place: Installation, names: Sequence[str]) -> AsyncIterator[ASGIApp]:
     """A worker that fills these models. More of them share the parts."""
-    # A key that is missing does not come by waiting.
+    # A key that is missing or wrong does not come by waiting; a database does.
     place.keys.master()
+    with suppress(LogUnavailable):
+        await settle(place.postgres, place.keys)
     what = f"work-{'+'.join(names)}"
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(tracing(place.settings, what))

@@ -7,6 +7,7 @@ read stores are filled from the log.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ from infra.embedded.data_folder import DataFolder
 from infra.embedded.postgres import Postgres
 from infra.embedded.redis import Redis
 from infra.event_log.schema import app_dsn
+from infra.key_marks import settle
 from infra.keys import KeyFolder
 from infra.local.clickhouse import ClickHouseServer
 from infra.local.elasticsearch import Elasticsearch
@@ -172,8 +174,12 @@ class Stack:
         }
 
     def write_settings(self) -> None:
-        """Make the keys that are missing, and write the settings where a shell can read them."""
-        KeyFolder(self.folder.keys, make=True).make()
+        """Make the keys of a log that has not begun, and write the settings where a shell can read them. Raises
+        `CannotStart` for keys that are not this log's."""
+        keys = KeyFolder(self.folder.keys, make=True)
+        asyncio.run(settle(self._postgres.dsn(), keys))
+        # What is left may be made anew.
+        keys.make()
         draft = self.settings_file.with_suffix(".new")
         draft.touch(mode=0o600)
         lines = [f"{name}={shlex.quote(value)}" for name, value in self.environment().items()]

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from infra.cli.main import daybook
-from infra.keys import FILES, KeyFolder
+from infra.keys import FILES, LASTING, KeyFolder
 from infra.troubles import CannotStart
 
 
@@ -57,7 +57,17 @@ def test_services_make_no_key_of_their_own(tmp_path: Path, name: str) -> None:
         KeyFolder(tmp_path, make=False).secret(name)
     assert str(tmp_path / name) in str(refused.value)
     assert not (tmp_path / name).exists()
-    assert len(KeyFolder(tmp_path, make=True).secret(name)) == 32
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_machine_of_its_own_makes_by_itself_only_what_a_log_can_do_without(tmp_path: Path, name: str) -> None:
+    keys = KeyFolder(tmp_path, make=True)
+    if name in LASTING:
+        with pytest.raises(CannotStart, match="is missing"):
+            keys.secret(name)
+        assert not (tmp_path / name).exists()
+    else:
+        assert len(keys.secret(name)) == 32
 
 
 def test_a_damaged_or_open_file_is_refused(tmp_path: Path) -> None:

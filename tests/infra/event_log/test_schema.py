@@ -92,6 +92,7 @@ RIGHTS = {
     "log_head": {"app": "su", "reader": "s", "archivist": "s", "backup": "s"},
     "commands": {"app": "si", "reader": "", "archivist": "", "backup": "s"},
     "data_keys": {"app": "siu-", "reader": "", "archivist": "", "backup": "s"},
+    "key_marks": {"app": "si", "reader": "s", "archivist": "s", "backup": "s"},
     "tracking": {"app": "siu", "reader": "", "archivist": "", "backup": "s"},
     "snapshots": {"app": "siud", "reader": "", "archivist": "", "backup": "s"},
     "archived_events": {"app": "s", "reader": "s", "archivist": "si", "backup": "s"},

@@ -14,11 +14,13 @@ import pytest
 from infra.event_log import verify as verification
 from infra.event_log.checkpoints import (
     FILE,
+    AnotherSigner,
     Checkpointer,
     CheckpointsBusy,
     SigningKey,
     is_signed,
     public_keys,
+    publish,
     read_checkpoints,
 )
 from infra.event_log.log import PostgresEventLog
@@ -26,6 +28,7 @@ from infra.event_log.merkle import is_consistent, is_included
 from infra.event_log.rows import FIRST_HASH, leaf_of, link
 from infra.event_log.scan import position_in, row_and_hash, tuples
 from infra.event_log.verify import Fault, FaultKind, Report, prove, prove_continuation, verify
+from infra.key_files import replace
 from tests.conftest import Database
 from tests.infra.event_log.conftest import notes, until
 
@@ -280,6 +283,23 @@ async def test_checkpoints_are_made_as_the_log_grows(database: Database, log: Po
     assert (checkpoints[-1].size, len(checkpoints) >= 3) == (40, True)
     assert all(is_signed(checkpoint, public_keys(tmp_path)) for checkpoint in checkpoints)
     assert check(database, tmp_path).ok
+
+
+async def test_another_key_never_signs_beside_the_checkpoints_unless_it_was_put_there(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    folder, first = tmp_path / "checkpoints", SigningKey(bytes(32))
+    await fill(log, 0, 3)
+    await Checkpointer(database.app, folder, first, log.wait).close()
+    await fill(log, 3, 5)
+    second = SigningKey(replace(tmp_path / "checkpoints.ed25519"))
+    with pytest.raises(AnotherSigner, match="rotate checkpoints") as refused:
+        Checkpointer(database.app, folder, second, log.wait)
+    assert first.id in str(refused.value)
+    assert set(public_keys(folder)) == {first.id}
+    publish(folder, second)
+    await Checkpointer(database.app, folder, second, log.wait).close()
+    assert set(public_keys(folder)) == {first.id, second.id}
 
 
 async def test_an_altered_log_is_never_signed(database: Database, log: PostgresEventLog, tmp_path: Path) -> None:
