@@ -18,8 +18,9 @@ What is checked, so that you can write this anew. PROOFS is JSON by lines. The f
    occurred_at, recorded_at (int8, microseconds since 2000-01-01 UTC).
 3. The leaf is SHA-256 of a zero byte and the row. `path` leads from it to the root as RFC 9162 §2.1.3.2 says, the
    leaf's index being the position less one: a node is SHA-256 of a one byte, the left hash and the right one.
-4. What the record says is what the row says: all that is listed above. A record's network address, its user agent and
-   its sentence in English are not in the row, and are not proved.
+4. The record is the one that follows from the row, member by member and cell by cell, and nothing stands beside them:
+   `audit_event` and `csv_line` below say how it is made. Three things are in no row and are NOT PROVED: the sentence in
+   English, the network address, and (in CSV) the user agent.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from itertools import zip_longest
 from typing import Any
@@ -42,6 +44,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SIGNED = ("size", "root", "hash", "recorded_at", "signed_at", "key")
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+# What comes of bytes that are not of the form that is expected.
+MALFORMED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+    csv.Error,
+)
 
 
 class Wrong(Exception):
@@ -90,7 +105,7 @@ def fields_of(row: bytes) -> Iterator[bytes | None]:
             at += length
 
 
-def facts_of(row: bytes) -> dict[str, Any]:
+def facts_of(row: bytes) -> dict[str, str]:
     """What a row says. What is null is left out."""
 
     def number(data: bytes) -> int:
@@ -131,67 +146,213 @@ def facts_of(row: bytes) -> dict[str, Any]:
     return {name: str(value) for name, value in {**facts, **({"patient_id": patient} if patient else {})}.items()}
 
 
-def claims_of_audit_event(resource: dict[str, Any]) -> dict[str, Any]:
-    """The same, as an AuditEvent says it."""
-    entity = resource["entity"][0]
-    claims = {detail["type"]: detail["valueString"] for detail in entity["detail"]}
-    claims |= {
-        "event_id": resource["id"],
-        "recorded_at": resource["recorded"],
-        "name": resource["subtype"][0]["code"],
-        "organization": resource["source"]["site"],
-        "stream": entity["what"]["identifier"]["value"],
-        "actor": resource["agent"][0]["altId"],
+# How a record follows from the facts. Daybook's own export is made by these too.
+
+DICOM = "http://dicom.nema.org/resources/ontology/DCM"
+REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
+ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
+# Names of Daybook's own; `urn:daybook:` is no registered namespace, and its names are told by this file alone.
+EVENT, ACTOR, PATIENT, STREAM = "urn:daybook:event", "urn:daybook:actor", "urn:daybook:patient", "urn:daybook:stream"
+
+# XSPA's words, in HL7's (value set PurposeOfUse).
+PURPOSES = {
+    "TREATMENT": ("TREAT", "treatment"),
+    "PAYMENT": ("HPAYMT", "healthcare payment"),
+    "OPERATIONS": ("HOPERAT", "healthcare operations"),
+    "EMERGENCY": ("ETREAT", "Emergency Treatment"),
+    "REQUEST": ("PATRQT", "patient requested"),
+    "PUBLICHEALTH": ("PUBHLTH", "public health"),
+    "RESEARCH": ("HRESCH", "healthcare research"),
+    "SYSADMIN": ("SYSADMIN", "health system administration"),
+}
+# By the beginning of an event's name: what DICOM calls it. The first that fits counts.
+KINDS = (
+    (("SignIn", "Session", "Password", "Totp", "Passkey", "Recovery", "Origin"), ("110114", "User Authentication")),
+    (("Account", "Role", "Client", "Mfa", "Proxy", "Glass", "Access", "Consent"), ("110113", "Security Alert")),
+    (("LogUnsealed",), ("110101", "Audit Log Used")),
+    (("",), ("110110", "Patient Record")),
+)
+# Past participles that end something, and those that only carry it out.
+DELETES = ("Erased", "Closed", "Removed", "Retired", "EnteredInError")
+EXECUTES = ("SignIn", "Session", "LogUnsealed", "GlassBroken", "ReminderSent")
+# The log holds what was done; what was refused and is recorded all the same says so by its name.
+REFUSED = ("SignInFailed", "AccessRefused", "ErasureRefused")
+DETAILS = ("position", "version", "command_id", "correlation_id", "causation_id", "occurred_at")
+
+COLUMNS = (
+    "position",
+    "recorded_at",
+    "occurred_at",
+    "organization",
+    "name",
+    "action",
+    "sentence",
+    "actor",
+    "on_behalf_of",
+    "purpose",
+    "patient_id",
+    "stream",
+    "version",
+    "event_id",
+    "command_id",
+    "correlation_id",
+    "causation_id",
+    "address",
+    "agent",
+)
+UNPROVED = ("sentence", "address", "agent")
+
+
+def action_of(facts: dict[str, str]) -> str:
+    """C, R, U, D or E (https://hl7.org/fhir/R4/valueset-audit-event-action.html)."""
+    kind = facts["name"].rpartition(".v")[0]
+    if kind == "RecordSeen":
+        return "R"
+    if kind.startswith(EXECUTES):
+        return "E"
+    if kind.endswith(DELETES):
+        return "D"
+    return "C" if facts["version"] == "1" else "U"
+
+
+def audit_event(facts: dict[str, str]) -> dict[str, Any]:
+    """An AuditEvent (https://hl7.org/fhir/R4/auditevent.html) without what is not proved."""
+    name, actor = facts["name"], facts["actor"]
+    code, display = next(kind for beginnings, kind in KINDS if name.startswith(beginnings))
+    agents: list[dict[str, Any]] = [{"who": named(ACTOR, actor), "altId": actor, "requestor": True}]
+    if "on_behalf_of" in facts:
+        agents.append({"who": named(PATIENT, facts["on_behalf_of"]), "requestor": False})
+    entities: list[dict[str, Any]] = [
+        {
+            "what": named(STREAM, facts["stream"]),
+            "type": {"system": ENTITY, "code": "2", "display": "System Object"},
+            "role": {"system": ROLE, "code": "4", "display": "Domain Resource"},
+            "detail": [{"type": name, "valueString": facts[name]} for name in DETAILS if name in facts],
+        }
+    ]
+    if "patient_id" in facts:
+        entities.append(
+            {
+                "what": named(PATIENT, facts["patient_id"]),
+                "type": {"system": ENTITY, "code": "1", "display": "Person"},
+                "role": {"system": ROLE, "code": "1", "display": "Patient"},
+            }
+        )
+    resource: dict[str, Any] = {
+        "resourceType": "AuditEvent",
+        "id": facts["event_id"],
+        "type": {"system": DICOM, "code": code, "display": display},
+        "subtype": [{"system": EVENT, "code": name}],
+        "action": action_of(facts),
+        "recorded": facts["recorded_at"],
+        "outcome": "4" if name.startswith(REFUSED) else "0",
+        "agent": agents,
+        "source": {"site": facts["organization"], "observer": {"display": "Daybook"}},
+        "entity": entities,
     }
-    if resource["agent"][0]["who"]["identifier"]["value"] != claims["actor"]:
-        raise Wrong("it names two actors")
-    if len(resource["agent"]) > 1:
-        claims["on_behalf_of"] = resource["agent"][1]["who"]["identifier"]["value"]
-    if "purposeOfEvent" in resource:
-        claims["purpose"] = resource["purposeOfEvent"][0]["text"]
-    if len(resource["entity"]) > 1:
-        claims["patient_id"] = resource["entity"][1]["what"]["identifier"]["value"]
-    return claims
+    if "purpose" in facts:
+        concept: dict[str, Any] = {"text": facts["purpose"]}
+        if facts["purpose"] in PURPOSES:
+            code, display = PURPOSES[facts["purpose"]]
+            concept["coding"] = [{"system": REASON, "code": code, "display": display}]
+        resource["purposeOfEvent"] = [concept]
+    return resource
 
 
-UNPROVED = ("action", "sentence", "address", "agent")
+def named(system: str, value: str) -> dict[str, Any]:
+    return {"identifier": {"system": system, "value": value}}
 
 
-def claims_of_csv(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if value and name not in UNPROVED}
+def csv_line(facts: dict[str, str]) -> dict[str, str]:
+    """A line of CSV without what is not proved."""
+    told = {**facts, "action": action_of(facts)}
+    return {name: told.get(name, "") for name in COLUMNS if name not in UNPROVED}
 
 
-def claims_in(path: str) -> Iterator[dict[str, Any]]:
+def check_audit_event(line: str, facts: dict[str, str]) -> None:
+    resource = parsed(line)
+    sentence = resource.pop("outcomeDesc")
+    asker = resource["agent"][0]
+    if not isinstance(sentence, str) or not sentence:
+        raise Wrong("its sentence is none")
+    if "network" in asker:
+        network = asker.pop("network")
+        address = network.pop("address")
+        if not isinstance(address, str) or not address or network != {"type": "2"}:
+            raise Wrong("its network address is none")
+    check_same(resource, audit_event(facts))
+
+
+def check_line(cells: list[str], facts: dict[str, str]) -> None:
+    if len(cells) != len(COLUMNS):
+        raise Wrong("it has more or fewer cells than columns")
+    told = dict(zip(COLUMNS, cells, strict=True))
+    check_same({name: cell for name, cell in told.items() if name not in UNPROVED}, csv_line(facts))
+
+
+def check_same(told: Any, proved: Any, where: str = "") -> None:
+    if isinstance(told, dict) and isinstance(proved, dict):
+        for name in sorted({*told, *proved}):
+            if name not in proved:
+                raise Wrong(f"it tells {where}{name!a}, which is not in its row")
+            if name not in told:
+                raise Wrong(f"it leaves out {where}{name}")
+            check_same(told[name], proved[name], f"{where}{name}.")
+    elif isinstance(told, list) and isinstance(proved, list):
+        if len(told) != len(proved):
+            raise Wrong(f"it tells {len(told)} of {where[:-1]} and not {len(proved)}")
+        for number, (one, other) in enumerate(zip(told, proved, strict=True)):
+            check_same(one, other, f"{where}{number}.")
+    # A number one is no `true`.
+    elif type(told) is not type(proved) or told != proved:
+        raise Wrong(f"it tells another {where[:-1]}")
+
+
+def parsed(line: str) -> Any:
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise Wrong("a member stands there twice, and who reads which is open")
+        return dict(pairs)
+
+    return json.loads(line, object_pairs_hook=members)
+
+
+def records_in(path: str) -> Iterator[Callable[[dict[str, str]], None]]:
+    """What checks each record against the facts."""
     with open(path, encoding="utf-8", newline="") as file:
         if file.read(1) == "{":
             file.seek(0)
-            yield from (claims_of_audit_event(json.loads(line)) for line in file)
+            for line in file:
+                yield partial(check_audit_event, line)
         else:
             file.seek(0)
-            yield from map(claims_of_csv, csv.DictReader(file))
+            table = csv.reader(file, strict=True)
+            if tuple(next(table, COLUMNS)) != COLUMNS:
+                raise Wrong("its columns are not those of an export")
+            for cells in table:
+                yield partial(check_line, cells)
 
 
 def check(export: str, proofs: str, key: bytes, checkpoints: str | None) -> tuple[int, int, int, dict[str, Any]]:
     """How many records hold, the positions of the first and the last, and the checkpoint. Raises `Wrong`."""
     with open(proofs, encoding="utf-8") as file:
-        checkpoint = json.loads(file.readline())
+        checkpoint = parsed(file.readline())
         check_signature(checkpoint, key)
         if checkpoints is not None and checkpoint["root"] not in own_roots(checkpoints, checkpoint["size"]):
             raise Wrong("the checkpoint is not among your own copies")
         root = bytes.fromhex(checkpoint["root"])
         first = last = count = 0
-        for number, (claims, line) in enumerate(zip_longest(claims_in(export), file), 1):
-            if claims is None or line is None:
+        for number, (check_record, line) in enumerate(zip_longest(records_in(export), file), 1):
+            if check_record is None or line is None:
                 raise Wrong(f"record {number}: the export and its proofs are not of one length")
             try:
-                proof = json.loads(line)
+                proof = parsed(line)
                 row = base64.b64decode(proof["row"], validate=True)
                 facts = facts_of(row)
                 position = int(facts["position"])
                 check_inclusion(row, position - 1, checkpoint["size"], proof["path"], root)
-                for name in sorted({*facts, *claims}):
-                    if facts.get(name) != claims.get(name):
-                        raise Wrong(f"it tells another {name}")
+                check_record(facts)
                 if position <= last:
                     raise Wrong("it stands out of order, or twice")
             except Wrong as wrong:
@@ -206,7 +367,7 @@ def own_roots(path: str, size: int) -> list[str]:
     return [line["root"] for line in lines if line["size"] == size]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     words = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=words[0], epilog=words[2], formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,7 +376,7 @@ def main() -> int:
     parser.add_argument("proofs")
     parser.add_argument("--key", required=True, help="a file with the public key, 64 hex digits")
     parser.add_argument("--checkpoints", help="your own copy of the checkpoints")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         with open(asked.key, encoding="ascii") as file:
             key = bytes.fromhex(file.read().strip())
@@ -223,7 +384,7 @@ def main() -> int:
     except Wrong as wrong:
         print(f"WRONG: {wrong}.")
         return 1
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except MALFORMED as error:
         print(f"WRONG: something is not of the right form ({type(error).__name__}: {error}).")
         return 1
     signed = f"signed {checkpoint['signed_at']} over {checkpoint['size']} events"
@@ -231,6 +392,7 @@ def main() -> int:
     if count:
         left_out = last - first + 1 - count
         print(f"They are positions {first} to {last}, {left_out or 'none'} of these left out.")
+    print("Not proved, since no row holds them: sentences in English, network addresses, user agents.")
     return 0
 
 

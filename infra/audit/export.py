@@ -25,9 +25,9 @@ from domain.origin import OriginSeen, stream
 from domain.ports import Recorded
 from infra.audit import unsealing
 from infra.audit.cells import harmless
-from infra.audit.fhir import action, audit_event
+from infra.audit.check_proof import COLUMNS
+from infra.audit.fhir import audit_event, csv_line
 from infra.audit.inquiries import LogInquiries
-from infra.audit.telling import told
 from infra.audit.unsealing import Opener
 from infra.event_log.checkpoints import Checkpoint, is_signed, public_keys, read_checkpoints
 from infra.event_log.log import PostgresEventLog
@@ -39,27 +39,6 @@ from infra.ids import TimeOrderedIds
 from infra.troubles import Trouble
 from streams.deadletters import Unreadable
 
-COLUMNS: Final = (
-    "position",
-    "recorded_at",
-    "occurred_at",
-    "organization",
-    "name",
-    "action",
-    "sentence",
-    "actor",
-    "on_behalf_of",
-    "purpose",
-    "patient_id",
-    "stream",
-    "version",
-    "event_id",
-    "command_id",
-    "correlation_id",
-    "causation_id",
-    "address",
-    "agent",
-)
 _BITE: Final = 500
 
 Progress = Callable[[str, int, int], None]
@@ -190,18 +169,10 @@ def _writer(form: Format, file: TextIO) -> Callable[[Recorded, str, OriginSeen |
     return as_csv
 
 
-def _line(recorded: Recorded, name: str, origin: OriginSeen | None) -> dict[str, Any]:
-    line = {name: getattr(recorded, name) for name in COLUMNS if hasattr(recorded, name)}
-    line |= {
-        "recorded_at": recorded.recorded_at.isoformat(),
-        "occurred_at": recorded.occurred_at.isoformat(),
-        "name": name,
-        "action": action(recorded),
-        "sentence": told(recorded),
-        "patient_id": getattr(recorded.event, "patient_id", None),
-    }
+def _line(recorded: Recorded, name: str, origin: OriginSeen | None) -> dict[str, str]:
+    line = csv_line(recorded, name)
     if origin is not None:
-        line |= {"address": _opened(origin.address), "agent": harmless(_opened(origin.agent) or "")}
+        line |= {"address": _opened(origin.address) or "", "agent": harmless(_opened(origin.agent) or "")}
     return line
 
 

@@ -7,12 +7,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from copy import deepcopy
+from functools import reduce
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from domain.inquiry import Inquiry
@@ -254,27 +260,47 @@ def _forge(lines: list[dict[str, Any]]) -> None:
 
 
 TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "another actor": (_in_record(lambda one: one["agent"][0].update(altId="desk-2")), "two actors"),
+    "another actor": (_in_record(lambda one: one["agent"][0].update(altId="desk-2")), "another agent.0.altId"),
     "another actor, twice": (
         _in_record(lambda one: one["agent"][0].update(altId="x", who={"identifier": {"value": "x"}})),
-        "tells another actor",
+        "another agent.0.altId",
     ),
     "another patient": (
         _in_record(lambda one: one["entity"][1]["what"]["identifier"].update(value=str(UUID(int=1)))),
-        "tells another patient_id",
+        "another entity.1.what.identifier.value",
     ),
-    "no patient": (_in_record(lambda one: one["entity"].pop()), "tells another patient_id"),
+    "no patient": (_in_record(lambda one: one["entity"].pop()), "tells 1 of entity and not 2"),
+    "one more actor": (
+        _in_record(lambda one: one["agent"].append({"altId": "dr-who", "requestor": False})),
+        "tells 2 of agent and not 1",
+    ),
     "another purpose": (
         _in_record(lambda one: one["purposeOfEvent"][0].update(text="EMERGENCY")),
-        "tells another purpose",
+        "another purposeOfEvent.0.text",
     ),
+    "another purpose's code": (
+        _in_record(lambda one: one["purposeOfEvent"][0]["coding"][0].update(code="ETREAT")),
+        "another purposeOfEvent.0.coding.0.code",
+    ),
+    "another outcome": (_in_record(lambda one: one.update(outcome="8")), "another outcome"),
+    "another action": (_in_record(lambda one: one.update(action="D")), "another action"),
+    "a member more": (_in_record(lambda one: one.update(purposeOfEvents=[])), "'purposeOfEvents', which is not in"),
     "another hour": (
         _in_record(lambda one: one.update(recorded="2026-01-01T00:00:00+00:00")),
-        "tells another recorded_at",
+        "another recorded",
     ),
     "another event": (
         _in_record(lambda one: one["subtype"][0].update(code="PatientRegistered.v1")),
-        "tells another name",
+        "another subtype.0.code",
+    ),
+    "an address that is none": (
+        _in_record(lambda one: one["agent"][0].update(network={"address": "::1", "type": "1"})),
+        "address is none",
+    ),
+    "no sentence": (_in_record(lambda one: one.update(outcomeDesc="")), "sentence is none"),
+    "a member twice": (
+        _lines(lambda lines: lines.__setitem__(0, '{"id": "x", ' + lines[0][1:])),
+        "stands there twice",
     ),
     "a record left out": (_lines(lambda lines: lines.pop(2)), "record 3"),
     "the last record left out": (_lines(lambda lines: lines.pop()), "not of one length"),
@@ -307,6 +333,111 @@ async def test_whatever_is_tampered_with_is_found_out(book: Served, database: Da
     other = signed / "other.jsonl"
     other.write_text(json.dumps({"size": 1, "root": "00"}) + "\n")
     assert "not among your own copies" in checked(signed, whole, "--checkpoints", str(other))[1]
+
+
+def refused(out: Path) -> bool:
+    """By the script, in this process."""
+    asked = [str(out), f"{out}.proofs.jsonl", "--key", str(out.parent / f"{KEY.id}.pub")]
+    with redirect_stdout(StringIO()) as told:
+        code = check_proof.main(asked)
+    assert told.getvalue().startswith("WRONG: ") == bool(code)
+    return code == 1
+
+
+UNPROVED = (("outcomeDesc",), ("agent", 0, "network"), ("agent", 0, "network", "address"))
+
+
+def places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every place in a record."""
+    yield path
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield from places(value, (*path, key))
+
+
+def at(record: Any, path: Sequence[str | int]) -> Any:
+    return reduce(lambda node, key: node[key], path, record)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def other(draw: st.DrawFn, value: Any) -> Any:
+    """Anything but this value; what looks much like it comes first."""
+    alike: list[Any] = [f"{value} ", str(value).upper(), 1, 0, None, [value]]
+    return draw((st.sampled_from(alike) | ANYTHING).filter(lambda new: json.dumps(new) != json.dumps(value)))
+
+
+@st.composite
+def mutilated(draw: st.DrawFn, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with something changed, added or taken away, anywhere but in what is not proved."""
+    record = deepcopy(record)
+    path = draw(st.sampled_from([path for path in places(record) if path and path not in UNPROVED]))
+    holder, key, node = at(record, path[:-1]), path[-1], at(record, path)
+    match draw(st.sampled_from(["change", "take away", "add"])):
+        case "take away":
+            del holder[key]
+        case "add" if isinstance(node, dict):
+            unproved = {"network"} if path == ("agent", 0) else set()
+            node[draw(st.text().filter(lambda name: name not in {*node, *unproved}))] = draw(ANYTHING)
+        case "add" if isinstance(node, list):
+            node.insert(draw(st.integers(0, len(node))), draw(st.sampled_from(node) | ANYTHING))
+        case _:
+            holder[key] = other(draw, node)
+    return record
+
+
+async def test_no_member_of_a_record_can_be_another(book: Served, database: Database, signed: Path) -> None:
+    out = signed / "audit"
+    await exported(book, database, out, folder=signed, opener=Opener("officer-1", Purpose.OPERATIONS))
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert not refused(out)
+    assert any("network" in record["agent"][0] for record in records)
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data(), st.integers(0, len(records) - 1))
+    def mutations(data: st.DataObject, number: int) -> None:
+        record = data.draw(mutilated(records[number]))
+        some = [*records[:number], record, *records[number + 1 :]]
+        out.write_text("".join(json.dumps(one) + "\n" for one in some))
+        assert refused(out), record
+
+    mutations()
+
+
+async def test_no_cell_of_a_line_can_be_another(book: Served, database: Database, signed: Path) -> None:
+    out = signed / "audit.csv"
+    await exported(book, database, out, Format.CSV, signed, opener=Opener("officer-1", Purpose.OPERATIONS))
+    with out.open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert not refused(out)
+    cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r\n"))
+    proved = [column for column in range(len(COLUMNS)) if COLUMNS[column] not in check_proof.UNPROVED]
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data(), st.integers(0, len(lines) - 1), st.sampled_from(["change", "take away", "add"]))
+    def mutations(data: st.DataObject, number: int, how: str) -> None:
+        line = list(lines[number])
+        column = data.draw(st.sampled_from(proved if number else range(len(COLUMNS))))
+        if how == "change":
+            line[column] = data.draw(cells.filter(lambda cell: cell != line[column]))
+        elif how == "take away":
+            del line[column]
+        else:
+            line.insert(column, data.draw(cells))
+        with out.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([*lines[:number], line, *lines[number + 1 :]])
+        assert refused(out), line
+
+    mutations()
+
+
+def test_the_script_knows_every_purpose() -> None:
+    assert set(check_proof.PURPOSES) == {purpose.value for purpose in Purpose}
 
 
 async def test_what_is_not_signed_is_not_proved(
