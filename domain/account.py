@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
 from domain.access import Role
-from domain.events import Erased, Event, Personal
+from domain.events import CREDENTIAL, Credential, Erased, Event, Personal
 from domain.refusals import Invalid, NotAllowed, Refusal
 
 # Guesses that cost nothing but themselves; NIST SP 800-63B §3.2.2 allows a hundred in a row at most.
@@ -114,7 +114,7 @@ class LinkIssued(AccountEvent):
 
     NAME: ClassVar[str] = "LinkIssued.v1"
     purpose: LinkPurpose
-    nonce: str
+    nonce: Annotated[str, CREDENTIAL]
     expires_at: datetime
 
 
@@ -126,14 +126,14 @@ class PasswordChanged(AccountEvent):
     """Sessions that were started before end. The hash is Argon2id in PHC string format."""
 
     NAME: ClassVar[str] = "PasswordChanged.v1"
-    password_hash: Personal[str]
+    password_hash: Credential[str]
 
 
 class PasswordRehashed(AccountEvent):
     """The same password under newer parameters; nothing ends."""
 
     NAME: ClassVar[str] = "PasswordRehashed.v1"
-    password_hash: Personal[str]
+    password_hash: Credential[str]
 
 
 class PasswordAccepted(AccountEvent):
@@ -153,7 +153,7 @@ class TotpEnrolled(AccountEvent):
     """A secret was shown once; it counts when a code made with it has been seen."""
 
     NAME: ClassVar[str] = "TotpEnrolled.v1"
-    secret: Personal[str]
+    secret: Credential[str]
 
 
 class TotpConfirmed(AccountEvent):
@@ -176,7 +176,7 @@ class RecoveryCodesMade(AccountEvent):
     """Keyed hashes of the codes, which were shown once. Earlier codes end."""
 
     NAME: ClassVar[str] = "RecoveryCodesMade.v1"
-    hashes: Personal[tuple[str, ...]]
+    hashes: Credential[tuple[str, ...]]
 
 
 class RecoveryCodeUsed(AccountEvent):
@@ -191,8 +191,8 @@ class PasskeyAdded(AccountEvent):
 
     NAME: ClassVar[str] = "PasskeyAdded.v1"
     passkey_id: UUID
-    credential_id: Personal[str]
-    public_key: Personal[str]
+    credential_id: Credential[str]
+    public_key: Credential[str]
     name: Personal[str]
     sign_count: int
     challenge_id: UUID

@@ -19,7 +19,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from domain import scopes
-from domain.events import Event
+from domain.events import CREDENTIAL, Event
 from domain.provider import Value, Words
 from domain.refusals import NotAllowed, Refusal
 
@@ -107,7 +107,7 @@ class ClientRegistered(Event):
     NAME: ClassVar[str] = "ClientRegistered.v1"
     client_id: UUID
     details: Details
-    secret: str | None = None
+    secret: Annotated[str | None, CREDENTIAL] = None
 
 
 class ClientSecretRotated(Event):
@@ -115,7 +115,7 @@ class ClientSecretRotated(Event):
 
     NAME: ClassVar[str] = "ClientSecretRotated.v1"
     client_id: UUID
-    secret: str
+    secret: Annotated[str, CREDENTIAL]
 
 
 class ClientRemoved(Event):

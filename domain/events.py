@@ -6,6 +6,7 @@ keeps; the class may move. A change of shape is a new name plus an upcaster (`do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -39,6 +40,17 @@ SEALED: Final = _Sealed()
 # `reason: Personal[str] | None` reads as the words, or as ERASED once the person's key is gone.
 Personal = Annotated[T | Erased, SEALED]
 
+
+class _Credential:
+    """Marks a field by which somebody proves who they are, or that a proof is checked against: nobody is ever shown it,
+    whoever may open seals."""
+
+
+CREDENTIAL: Final = _Credential()
+
+# As `Personal`, and a credential. One that lies open, being a hash of random bits, is `Annotated[str, CREDENTIAL]`.
+Credential = Annotated[T | Erased, SEALED, CREDENTIAL]
+
 EVENTS: dict[str, type[Event]] = {}
 
 
@@ -54,21 +66,26 @@ class Event(BaseModel):
     NAME: ClassVar[str]
     PERSON: ClassVar[str | None] = None
     SEALED_FIELDS: ClassVar[tuple[str, ...]] = ()
+    CREDENTIALS: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.SEALED_FIELDS = tuple(
-            name for name, field in cls.model_fields.items() if _is_sealed(field.annotation, field.metadata)
-        )
+        cls.SEALED_FIELDS = tuple(_marked(cls, SEALED))
+        cls.CREDENTIALS = frozenset(_marked(cls, CREDENTIAL))
         if cls.SEALED_FIELDS and cls.PERSON not in cls.model_fields:
             raise TypeError(f"{cls.__name__} has personal fields but PERSON names no field of it")
         if "NAME" in cls.__dict__ and EVENTS.setdefault(cls.NAME, cls) is not cls:
             raise TypeError(f"two events are named {cls.NAME}")
 
 
-def _is_sealed(annotation: Any, metadata: list[Any]) -> bool:
-    if SEALED in metadata:
+def _marked(kind: type[Event], mark: object) -> Iterator[str]:
+    """The names of the fields that carry a mark."""
+    return (name for name, field in kind.model_fields.items() if _carries(field.annotation, field.metadata, mark))
+
+
+def _carries(annotation: Any, metadata: list[Any], mark: object) -> bool:
+    if mark in metadata:
         return True
     parts = getattr(annotation, "__args__", ())
-    return SEALED in getattr(annotation, "__metadata__", ()) or any(_is_sealed(part, []) for part in parts)
+    return mark in getattr(annotation, "__metadata__", ()) or any(_carries(part, [], mark) for part in parts)

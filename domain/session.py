@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 from uuid import UUID
 
 from domain import mfa_policy
 from domain.account import Account, Status
 from domain.client import Client
-from domain.events import Event, Personal
+from domain.events import CREDENTIAL, Event, Personal
 from domain.mfa_policy import MfaPolicy
 
 
@@ -70,7 +70,7 @@ class SessionStarted(Event):
     factors: tuple[str, ...]
     authenticated_at: datetime
     offline: bool = False
-    secret: str | None = None
+    secret: Annotated[str | None, CREDENTIAL] = None
     idle_until: datetime
     until: datetime
     address: Personal[str] | None = None
@@ -82,7 +82,7 @@ class SessionRefreshed(Event):
     account_id: UUID
     session_id: UUID
     generation: int
-    secret: str
+    secret: Annotated[str, CREDENTIAL]
     idle_until: datetime
 
 

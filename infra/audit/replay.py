@@ -22,8 +22,8 @@ Progress = Callable[[int, int], None]
 
 
 def veiled(event: Event) -> Event:
-    """The event with every sealed word out of sight, as if its persons were forgotten."""
-    told = {name: ERASED for name in event.SEALED_FIELDS if getattr(event, name) is not None}
+    """The event with every sealed word and every credential out of sight, as if its persons were forgotten."""
+    told = {name: ERASED for name in {*event.SEALED_FIELDS, *event.CREDENTIALS} if getattr(event, name) is not None}
     return event.model_copy(update=told) if told else event
 
 

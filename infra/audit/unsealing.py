@@ -1,23 +1,28 @@
 """Opening the log's seals by hand leaves a look, before a word is shown.
 
 In: the events that are to be opened, and who opens them and why. Out: a record of it in the log, in each organization
-that the events are of, and a look at each patient among them.
+that the events are of, and a look at each patient among them, also where the words are those of their account. What
+proves who somebody is (`Event.CREDENTIALS`) is opened for nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from domain import account
 from domain.access import Role
+from domain.account import AccountRegistered, RoleChanged
 from domain.events import ERASED, Event
 from domain.look import LogUnsealed, RecordSeen, Screen, stream, unsealing_stream
 from domain.ports import Clock, Context, EventLog, Ids, NewEvent, Recorded, Save
 from domain.purpose import Purpose
 
 _LOOKS_A_SAVE: Final = 500
+_ACCOUNTS_A_LOAD: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,14 @@ class Opener:
     purpose: Purpose
 
 
+def words_in(event: Event) -> frozenset[str]:
+    """The fields whose sealed words may be shown to whoever answers for it."""
+    return frozenset(event.SEALED_FIELDS) - event.CREDENTIALS
+
+
 def is_sealed(event: Event) -> bool:
-    """Whether the event holds personal words that are readable."""
-    return any(getattr(event, name) not in (None, ERASED) for name in event.SEALED_FIELDS)
+    """Whether the event holds personal words that are readable, and may be shown."""
+    return any(getattr(event, name) not in (None, ERASED) for name in words_in(event))
 
 
 async def record(
@@ -52,8 +62,8 @@ async def _record(
     organization: str,
     opened: Sequence[Recorded],
 ) -> None:
-    persons = {str(getattr(one.event, one.event.PERSON or "")) for one in opened}
-    patients = sorted({key for one in opened if isinstance(key := getattr(one.event, "patient_id", None), UUID)})
+    persons = {_person(one.event) for one in opened}
+    patients = await _patients(log, organization, opened)
     unsealing_id = ids.new()
     unsealed = LogUnsealed(
         unsealing_id=unsealing_id,
@@ -70,6 +80,38 @@ async def _record(
     for start in range(0, len(events), _LOOKS_A_SAVE):
         some = events[start : start + _LOOKS_A_SAVE]
         await log.append(Save(context, {one.stream: 0 for one in some}, some))
+
+
+def _person(event: Event) -> str:
+    """Whose key seals the event's words: a patient's, an account's, an actor's, or strangers'."""
+    return str(getattr(event, event.PERSON or ""))
+
+
+async def _patients(log: EventLog, organization: str, opened: Sequence[Recorded]) -> Sequence[UUID]:
+    """The patients whom the words are about, or whose account they are about."""
+    found = {key for one in opened if isinstance(key := getattr(one.event, "patient_id", None), UUID)}
+    names: dict[str, list[Recorded]] = {}
+    for one in opened:
+        with suppress(ValueError):
+            names.setdefault(account.stream(UUID(_person(one.event))), []).append(one)
+    some = list(names)
+    for start in range(0, len(some), _ACCOUNTS_A_LOAD):
+        told = await log.load(organization, dict.fromkeys(some[start : start + _ACCOUNTS_A_LOAD], 0))
+        for name, events in told.items():
+            found |= {key for one in names[name] if (key := _holder(events, one.position)) is not None}
+    return sorted(found)
+
+
+def _holder(events: Sequence[Recorded], position: int) -> UUID | None:
+    """Which patient held the account at that position. What comes before it has a holder is its first one's: an origin
+    is written before what it was asked for."""
+    holder: UUID | None = None
+    for number, recorded in enumerate(events):
+        if number and recorded.position > position:
+            break
+        if isinstance(recorded.event, AccountRegistered | RoleChanged):
+            holder = recorded.event.patient_id
+    return holder
 
 
 def _looks(patients: Iterable[UUID], screen: Screen, unsealing_id: UUID, ids: Ids, clock: Clock) -> list[NewEvent]:

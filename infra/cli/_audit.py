@@ -108,7 +108,9 @@ def unsealing(function: F) -> F:
     purposes = click.Choice([purpose.value for purpose in Purpose], case_sensitive=False)
     for option in reversed(
         (
-            click.option("--unseal", is_flag=True, help="Show sealed words too. This is recorded as a look."),
+            click.option(
+                "--unseal", is_flag=True, help="Show sealed words too, never credentials. It is recorded as a look."
+            ),
             click.option("--as", "opener", help="With --unseal: your own id, as the record is to name you."),
             click.option("--because", type=purposes, help="With --unseal: for which purpose."),
         )
@@ -202,8 +204,10 @@ def _line(one: Recorded | Unreadable, *, unseal: bool) -> str:
 
 
 def _sealed_words(recorded: Recorded) -> dict[str, Any]:
+    from infra.audit.unsealing import words_in  # noqa: PLC0415 - help must not wait for it
+
     event = recorded.event
-    there = {name for name in event.SEALED_FIELDS if getattr(event, name) is not None}
+    there = {name for name in words_in(event) if getattr(event, name) is not None}
     found: dict[str, Any] = json.loads(event.model_dump_json(include=there, fallback=str)) if there else {}
     return found
 
@@ -230,7 +234,7 @@ def _row(one: Recorded | Unreadable, *, unseal: bool = False) -> dict[str, Any]:
         "command_id": str(one.command_id),
         "correlation_id": str(one.correlation_id),
         "causation_id": str(one.causation_id) if one.causation_id else None,
-        "event": event.model_dump(mode="json", exclude=set(event.SEALED_FIELDS)),
+        "event": event.model_dump(mode="json", exclude={*event.SEALED_FIELDS, *event.CREDENTIALS}),
     }
     return {**row, "sealed": _sealed_words(one)} if unseal else row
 

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -396,6 +397,40 @@ def test_what_is_sealed_names_the_person_whose_key_seals_it() -> None:
     }
     for name in sealed:
         assert others.get(name, "patient_id") == BOOK[name].PERSON
+
+
+# What proves who somebody is, or is compared with such a proof.
+CREDENTIALS = {
+    "ClientRegistered.v1": {"secret"},
+    "ClientSecretRotated.v1": {"secret"},
+    "LinkIssued.v1": {"nonce"},
+    "PasskeyAdded.v1": {"credential_id", "public_key"},
+    "PasswordChanged.v1": {"password_hash"},
+    "PasswordRehashed.v1": {"password_hash"},
+    "RecoveryCodesMade.v1": {"hashes"},
+    "SessionRefreshed.v1": {"secret"},
+    "SessionStarted.v1": {"secret"},
+    "TotpEnrolled.v1": {"secret"},
+}
+# By these a field of an event that is new gives itself away.
+TELLTALE = re.compile(
+    r"secret|hash|password|passphrase|credential|nonce|otp|pin(_|$)|verifier|signature|seed|salt|pepper|bearer"
+    r"|(^|_)(tokens?|codes?|keys?|proofs?)$"
+)
+# AccessRefused's code is that of a refusal.
+NO_CREDENTIALS = {("AccessRefused.v1", "code")}
+
+
+def test_no_credential_goes_unmarked() -> None:
+    assert {name: set(kind.CREDENTIALS) for name, kind in BOOK.items() if kind.CREDENTIALS} == CREDENTIALS
+    for name, kind in BOOK.items():
+        telling = {
+            field
+            for field, info in kind.model_fields.items()
+            if TELLTALE.search(field) and info.annotation not in (UUID, UUID | None, int, datetime)
+        }
+        unmarked = {field for field in telling - kind.CREDENTIALS if (name, field) not in NO_CREDENTIALS}
+        assert not unmarked, f"{name} tells {unmarked}: mark them as `Credential`, or say here that they are none"
 
 
 @pytest.mark.parametrize("name", [name for name, kind in sorted(BOOK.items()) if kind.SEALED_FIELDS])

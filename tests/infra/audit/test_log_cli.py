@@ -8,15 +8,23 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+import uuid_utils.compat as uuids
 from click.testing import CliRunner
+from pydantic import SecretStr
 
+from commands.accounts import CreateAccount
 from commands.appointments import BookAppointment, CancelAppointment
 from commands.disclosures import RecordDisclosure
 from commands.patients import RegisterPatient
+from domain.access import Role
+from domain.account import LinkIssued, LinkPurpose, PasswordChanged, TotpEnrolled
 from domain.disclosure import Means
+from domain.origin import OriginSeen
+from domain.ports import Context, NewEvent, Save
 from domain.purpose import Purpose
 from infra.cli.log import command
 from infra.desk import desk_for, log_on
@@ -38,6 +46,9 @@ class Kept:
     appointment: UUID
     booked_at: int
     head: int
+    holder: UUID
+    account: UUID
+    secrets: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +84,32 @@ async def _filled(place: Installation, data: Path) -> Kept:
             what="a test",
             why="a duty",
         )
-        head = await desk.handle(by_fax, DESK, "main")
-        return Kept(data, patient, clinic.provider, appointment, booked.position, head.position)
+        await desk.handle(by_fax, DESK, "main")
+        holder = UUID((await desk.handle(RegisterPatient(), ADMIN, "main")).content["patient_id"])
+        mine = CreateAccount(
+            email="pat@example.org",
+            role=Role.PATIENT,
+            password=SecretStr("correct horse battery"),
+            patient_id=holder,
+        )
+        account_id = UUID((await desk.handle(mine, ADMIN, "main")).content["account_id"])
+        stream = f"account/{account_id}"
+        events = (await log.load("main", {stream: 0}))[stream]
+        context = Context("main", "system", log_id := uuids.uuid7(), log_id)
+        enrolled = TotpEnrolled(account_id=account_id, secret="JBSWY3DPEHPK3PXP")
+        linked = LinkIssued(account_id=account_id, purpose=LinkPurpose.RESET, nonce="n0nce", expires_at=in_days(1))
+        seen = OriginSeen(origin_id=log_id, person=str(account_id), address="192.0.2.7", agent="Firefox")
+        now = log.clock.now()
+        new = [
+            NewEvent(stream, enrolled, now, uuids.uuid7()),
+            NewEvent(stream, linked, now, uuids.uuid7()),
+            NewEvent(f"origin/{log_id}", seen, now, uuids.uuid7()),
+        ]
+        saved = await log.append(Save(context, {stream: len(events), f"origin/{log_id}": 0}, new))
+        (hashed,) = [str(one.event.password_hash) for one in events if isinstance(one.event, PasswordChanged)]
+        secrets = (hashed, "JBSWY3DPEHPK3PXP", "n0nce")
+        head = saved.position
+        return Kept(data, patient, clinic.provider, appointment, booked.position, head, holder, account_id, secrets)
 
 
 def say(kept: Kept, *arguments: str, exit_code: int = 0) -> str:
@@ -107,6 +142,35 @@ def test_seals_are_opened_for_whoever_says_who_they_are_and_why_and_it_is_record
     assert [(one["actor"], one["purpose"], one["event"]["screen"]) for one in told] == [
         ("officer-1", "OPERATIONS", "log")
     ] * 2
+
+
+def test_opening_an_account_shows_the_patient_who_looked_and_shows_nobody_a_credential(kept: Kept) -> None:
+    def looks() -> list[str]:
+        told = say(kept, "show", "--person", str(kept.holder), "--name", "RecordSeen", "--limit", "100", "--json")
+        return [json.loads(line)["actor"] for line in told.splitlines()]
+
+    def opened(*asked: str) -> list[dict[str, Any]]:
+        told = say(kept, "show", *asked, "--unseal", "--as", "officer-2", "--because", "OPERATIONS", "--json")
+        return [json.loads(line) for line in told.splitlines()]
+
+    account = ("--stream", f"account/{kept.account}")
+    assert "officer-2" not in looks()
+    (origin,) = opened("--name", "OriginSeen")
+    assert origin["sealed"] == {"address": "192.0.2.7", "agent": "Firefox"}
+    # The words are the account's, and the account is the patient's.
+    assert looks().count("officer-2") == 1
+    rows = opened(*account)
+    assert looks().count("officer-2") == 2
+    assert {name for row in rows for name in row["sealed"]} == {"email"}
+    # An event with nothing but a credential in it opens nothing, and is no look.
+    enrolled = opened(*account, "--name", "TotpEnrolled", "--name", "PasswordChanged")
+    assert [row["sealed"] for row in enrolled] == [{}, {}]
+    assert looks().count("officer-2") == 2
+    for more in ((), ("--unseal", "--as", "officer-2", "--because", "OPERATIONS")):
+        said = say(kept, "show", "--limit", "1000", "--json", *more) + say(kept, "show", "--limit", "1000", *more)
+        assert not [secret for secret in kept.secrets if secret in said]
+    replayed = say(kept, "replay", "--until", str(kept.head), *account)
+    assert not [secret for secret in kept.secrets if secret in replayed]
 
 
 def test_the_book_is_shown_as_it_was(kept: Kept) -> None:
