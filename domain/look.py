@@ -7,6 +7,7 @@ patient's looks are found by their names alone, and two looks never wait for eac
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar, Final
 from uuid import UUID
@@ -45,6 +46,10 @@ LISTS: Final = frozenset(
 )
 
 
+# Further apart than this no two clocks of an installation are: their tokens would not be taken any more.
+SKEW: Final = timedelta(days=1)
+
+
 class RecordSeen(Event):
     """`role` is the looker's at that moment, `client_id` the programme that they used, where one signed in for them.
     `resource_id` is the single thing that was shown (an appointment), or whose list it was (a provider). `behind_glass`
@@ -81,6 +86,17 @@ def stream(patient_id: UUID, look_id: UUID) -> str:
     return f"look/{patient_id}/{look_id}"
 
 
-def streams_of(patient_id: UUID) -> tuple[str, str]:
-    """The first and the last name that a look at this patient can have."""
-    return f"look/{patient_id}/", f"look/{patient_id}/~"
+def streams_of(patient_id: UUID, first: datetime | None = None, last: datetime | None = None) -> tuple[str, str]:
+    """The first and the last name that a look at this patient can have; where two instants are given, one that was true
+    between them.
+
+    Whoever looked made the look's id by the clock of their own machine, and it was true by the database's: a `SKEW` is
+    left for both, so some names are of looks shortly before or after."""
+    begin = "" if first is None else str(_earliest(first - SKEW))
+    end = "~" if last is None else str(_earliest(last + SKEW))
+    return f"look/{patient_id}/{begin}", f"look/{patient_id}/{end}"
+
+
+def _earliest(instant: datetime) -> UUID:
+    """Before every UUIDv7 of this instant and after those of earlier ones (RFC 9562 §5.7)."""
+    return UUID(int=max(0, int(instant.timestamp() * 1000)) << 80)

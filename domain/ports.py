@@ -145,8 +145,11 @@ class EventLog(Protocol):
         `upto` is a position: later events are left out. A stream without events maps to an empty sequence.
         """
 
-    async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
-        """The names of the streams between `first` and `last`, both included, in code point order."""
+    async def streams(
+        self, organization: str, first: str, last: str, *, limit: int | None = None, backwards: bool = False
+    ) -> Sequence[str]:
+        """The names of the streams between `first` and `last`, both included, in code point order, or `backwards` from
+        `last` on; no more than `limit` of them, and then no more is read than they need."""
 
     async def read(self, after: int, limit: int) -> Sequence[Recorded]:
         """Up to `limit` events with positions after `after`, of every organization, in order, without a gap."""

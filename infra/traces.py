@@ -292,8 +292,10 @@ class TracedLog:
     ) -> Mapping[str, Sequence[Recorded]]:
         return await self._log.load(organization, after, upto=upto)
 
-    async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
-        return await self._log.streams(organization, first, last)
+    async def streams(
+        self, organization: str, first: str, last: str, *, limit: int | None = None, backwards: bool = False
+    ) -> Sequence[str]:
+        return await self._log.streams(organization, first, last, limit=limit, backwards=backwards)
 
     async def read(self, after: int, limit: int) -> Sequence[Recorded]:
         return await self._log.read(after, limit)

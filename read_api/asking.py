@@ -329,9 +329,11 @@ class Asking:
                 return Answer(self._looks, None, 304, headers)
         return Answer(self._looks, content.model_dump_json(), 200, headers, "application/json")
 
-    def page(self, html: str, position: int, headers: Mapping[str, str]) -> Response:
-        """The same, as a page for people."""
-        return Answer(self._looks, html, 200, {**self._headers(position), **headers}, "text/html; charset=utf-8")
+    def written(
+        self, body: str | bytes, media_type: str, position: int, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """The same, for a body that is written out already."""
+        return Answer(self._looks, body, 200, {**self._headers(position), **(headers or {})}, media_type)
 
     def _headers(self, position: int) -> dict[str, str]:
         if self.standing is None and self._far is not Reach.CLINIC:

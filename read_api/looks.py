@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from domain import access
 from domain.access import Role
-from domain.disclosure import REACHES_BACK, Kind
+from domain.disclosure import Kind
 from domain.look import Screen
 from projections import looks
-from projections.looks import Seen
+from projections.looks import Place, Seen, years_before
 from read_api.asking import Asked, Asking
 from read_api.describing import answers
 from read_api.parameters import Cursor, Limit, When
@@ -60,13 +60,16 @@ class Disclosure(BaseModel):
 
 
 class Disclosures(BaseModel):
-    """By time, the oldest first. `accountable` counts those that 45 CFR 164.528 wants told; the others are exempt."""
+    """By time, the oldest first. `accountable` counts those of this page that 45 CFR 164.528 wants told; the others are
+    exempt. `next` is the cursor of the page that follows; null when this is the last. All pages stand for the moment at
+    which the first was asked for."""
 
     patient_id: UUID
     first: datetime
     last: datetime
     accountable: int
     disclosures: list[Disclosure]
+    next: str | None
 
 
 @router.get("/patients/{patient_id}/looks", response_model=Looks, **answers(404))
@@ -92,15 +95,33 @@ async def read_disclosures(
     asked: Asked,
     first: Annotated[When | None, Query(alias="from", description="an instant; six years ago otherwise")] = None,
     last: Annotated[When | None, Query(alias="to", description="an instant, not included; now otherwise")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Response:
     """The accounting of disclosures of a patient's data over six years (45 CFR 164.528), those that the rule exempts
     marked as such. Patients see their own."""
     asked.may("read_disclosures")
     await asked.reach(patient_id=patient_id)
+    library = asked.library
     position = await _registered(asked, patient_id)
-    until = last or asked.library.clock.now()
-    since = first or until - REACHES_BACK
-    lines = await looks.accounting(asked.library.log, asked.organization, patient_id, since, until)
+    # A page goes on from another only with the same question.
+    listing = (
+        f"patients/{patient_id}/disclosures/{first.isoformat() if first else ''}/{last.isoformat() if last else ''}"
+    )
+    if cursor is None:
+        until = last or library.clock.now()
+        since, after = first or years_before(until), Place()
+    else:
+        begin, end, then, at, written = library.cursors.read(listing, asked.organization, cursor)
+        since, until = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+        position, after = library.positions.read(then), Place(None if at is None else UUID(at), written)
+    lines, more = await looks.accounting_page(
+        library.log, asked.organization, patient_id, since, until, upto=position, after=after, limit=limit
+    )
+    following = None
+    if more is not None:
+        place = [since.isoformat(), until.isoformat(), library.positions.show(position), more.look, more.written]
+        following = library.cursors.make(listing, asked.organization, place)
     asked.shows(Screen.DISCLOSURES, *_other(asked, patient_id))
     named = access.may(asked.actor, "read_actors")
     told = Disclosures(
@@ -121,6 +142,7 @@ async def read_disclosures(
             )
             for line in lines
         ],
+        next=following,
     )
     return asked.answer(told, position)
 

@@ -81,4 +81,4 @@ async def _export(place: Any, organization: str, patient_id: UUID, form: str, wh
         context = Context(organization, who, command_id, command_id, purpose=purpose.value)
         name = stream(patient_id, look_id)
         await log.append(Save(context, {name: 0}, [NewEvent(name, seen, now, look_id)]))
-        return exports.page(found) if form == "html" else found.model_dump_json(indent=1)
+        return "".join(exports.pieces(found)) if form == "html" else found.model_dump_json(indent=1)

@@ -94,7 +94,8 @@ def unavailable(error: BaseException) -> bool:
 
 
 class Connections:
-    """A few connections for reading. Questions that meet a broken one are asked again until `patience` is over."""
+    """A few connections for reading. Questions that meet a broken one are asked again until `patience` is over, in
+    seconds; then the server drops them as well."""
 
     def __init__(self, dsn: str, name: str, *, size: int = 4, patience: float = 5.0) -> None:
         self._dsn = dsn
@@ -155,7 +156,9 @@ class Connections:
             pause = min(2 * pause, 1.0)
 
     async def _connect(self) -> AsyncConnection[Any]:
-        return await connect(self._dsn, self._name, statement_timeout="60s", timezone="UTC", **POINT_LOOKUPS)
+        # What nobody waits for any more does not keep the server busy.
+        bound = f"{max(1, round(1000 * self._patience))}ms"
+        return await connect(self._dsn, self._name, statement_timeout=bound, timezone="UTC", **POINT_LOOKUPS)
 
 
 def swallow(task: asyncio.Task[Any]) -> None:

@@ -159,11 +159,13 @@ class PostgresEventLog:
             start += len(rows)
         return answer
 
-    async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
+    async def streams(
+        self, organization: str, first: str, last: str, *, limit: int | None = None, backwards: bool = False
+    ) -> Sequence[str]:
         prefix = _prefix(organization)
         for name in (first, last):
             text(name)
-        names = await self._reader.streams(prefix + first, prefix + last)
+        names = await self._reader.streams(prefix + first, prefix + last, limit=limit, backwards=backwards)
         return [name[len(prefix) :] for name in names]
 
     async def read(self, after: int, limit: int) -> Sequence[Recorded]:

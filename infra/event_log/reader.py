@@ -45,15 +45,19 @@ _BY_NAME = (
     " AND e.name = ANY(%s::text[]) AND NOT EXISTS (SELECT FROM archive_parts AS p WHERE p.detached_at IS NOT NULL"
     " AND p.upto > %s AND refuse_detached()) ORDER BY e.position"
 )
-# Steps from one stream's first entry in the index to the next stream's, however long the streams are.
+# Steps from one stream's first entry in the index to the next stream's, however long the streams are, and no further
+# than the limit: a step is made when its row is asked for.
 _STREAMS = (
     "WITH RECURSIVE found(stream) AS ("
-    "(SELECT stream FROM events WHERE stream >= %(first)s AND stream <= %(last)s ORDER BY stream LIMIT 1) UNION ALL "
-    "SELECT (SELECT e.stream FROM events AS e WHERE e.stream > found.stream AND e.stream <= %(last)s"
-    " ORDER BY e.stream LIMIT 1) FROM found WHERE found.stream IS NOT NULL"
-    ") SELECT stream FROM found WHERE stream IS NOT NULL"
-    " UNION SELECT stream FROM archived_streams WHERE stream >= %(first)s AND stream <= %(last)s ORDER BY stream"
+    "(SELECT stream FROM events WHERE stream >= %(first)s AND stream <= %(last)s ORDER BY stream {order} LIMIT 1)"
+    " UNION ALL SELECT (SELECT e.stream FROM events AS e WHERE e.stream {beyond}"
+    " ORDER BY e.stream {order} LIMIT 1) FROM found WHERE found.stream IS NOT NULL"
+    ") (SELECT stream FROM found WHERE stream IS NOT NULL LIMIT %(limit)s::bigint)"
+    " UNION (SELECT stream FROM archived_streams WHERE stream >= %(first)s AND stream <= %(last)s"
+    " ORDER BY stream {order} LIMIT %(limit)s::bigint) ORDER BY stream {order} LIMIT %(limit)s::bigint"
 )
+FORWARDS = _STREAMS.format(order="ASC", beyond="> found.stream AND e.stream <= %(last)s")
+BACKWARDS = _STREAMS.format(order="DESC", beyond="< found.stream AND e.stream >= %(first)s")
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +77,11 @@ class Reader:
         self._asking: set[asyncio.Task[None]] = set()
         self._waiting: list[_Request] = []
 
-    async def streams(self, first: str, last: str) -> Sequence[str]:
-        return [row[0] for row in await self._connections.fetch(_STREAMS, {"first": first, "last": last})]
+    async def streams(
+        self, first: str, last: str, *, limit: int | None = None, backwards: bool = False
+    ) -> Sequence[str]:
+        asked = {"first": first, "last": last, "limit": limit}
+        return [row[0] for row in await self._connections.fetch(BACKWARDS if backwards else FORWARDS, asked)]
 
     async def after(self, position: int, limit: int) -> list[Row]:
         return await self._connections.fetch(_BY_POSITION, (position, position, limit))

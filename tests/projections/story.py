@@ -91,8 +91,11 @@ class MemoryLog:
                 found[one.stream].append(one)
         return found
 
-    async def streams(self, organization: str, first: str, last: str) -> Sequence[str]:
-        return sorted({s for o, s in self._versions if o == organization and first <= s <= last})
+    async def streams(
+        self, organization: str, first: str, last: str, *, limit: int | None = None, backwards: bool = False
+    ) -> Sequence[str]:
+        within = {s for o, s in self._versions if o == organization and first <= s <= last}
+        return sorted(within, reverse=backwards)[:limit]
 
     async def position_at(self, instant: datetime) -> int:
         return max((one.position for one in self.events if one.recorded_at <= instant), default=0)

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.access import Role
+from read_api import exports
 from tests.clinic import ADMIN, DESK, Clinic, in_days, patient_actor
 from tests.read_api.test_patients import ANNA, registered
 from tests.served import Served, someone, visit
@@ -55,6 +56,7 @@ async def test_a_person_gets_all_that_is_held_of_them(book: Served, clinic: Clin
     answer = await book.get(f"/patients/{patient_id}/export", patient_actor(UUID(patient_id)))
     assert answer.status_code == 200, answer.text
     told = answer.json()
+    assert answer.text == exports.PersonExport.model_validate(told).model_dump_json()
     assert (told["patient_id"], told["reference"], told["erased_at"]) == (patient_id, "MRN-1", None)
     assert [one["details"]["addresses"][0]["city"] for one in told["tellings"]] == ["Berlin", "Bonn"]
     assert [one["source"] for one in told["tellings"]] == [None, "patient"]

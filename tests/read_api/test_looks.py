@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from domain.access import Actor, Role
 from domain.disclosure import Kind, kind_of_look
-from domain.look import RecordSeen, Screen
+from domain.look import RecordSeen, Screen, stream
+from domain.ports import Context, NewEvent, Save
+from infra.event_log.connections import Connections
+from infra.event_log.reader import BACKWARDS, FORWARDS
+from infra.ids import TimeOrderedIds
 from projections.looks import said
-from tests.clinic import ADMIN, DESK, Clinic, patient_actor
+from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, patient_actor
 from tests.domain.clinic import uid
 from tests.served import Served, at, someone
 from tests.write_api.test_appointments import ANOTHER, booked, is_problem
@@ -83,6 +89,84 @@ async def test_looks_come_page_by_page_the_newest_first(book: Served, clinic: Cl
     other = f"/patients/{clinic.patients[1]}/looks"
     stolen = await book.get(other, patient_actor(clinic.patients[1]), params={"cursor": first["next"]})
     is_problem(stolen, 400, "bad_cursor")
+
+
+async def test_an_accounting_comes_page_by_page_as_it_stood_at_the_first(book: Served, clinic: Clinic) -> None:
+    path = f"/patients/{clinic.patient}/disclosures"
+    seen = f"/patients/{clinic.patient}/appointments"
+    for _ in range(7):
+        await book.get(seen, DESK)
+    made_at = [book.log.clock.now() - timedelta(days=days) for days in (0, 30, 400)]
+    await book.get(seen, DESK)
+    by_post = {"purpose": "PUBLICHEALTH", "means": "post", "recipient": "A", "what": "b", "why": "c"}
+    for moment in made_at:
+        assert (await book.post(path, DESK, {**by_post, "made_at": at(moment)})).status_code == 201
+    patient = patient_actor(clinic.patient)
+    whole = (await told(book, path, patient))["disclosures"]
+    assert [line["at"] for line in whole] == sorted(line["at"] for line in whole)
+    assert [line["recipient"] == "A" for line in whole] == [True, True, *[False] * 7, True, False]
+    page = await told(book, path, patient, params={"limit": 2})
+    (found, accountable) = (page["disclosures"], page["accountable"])
+    while page["next"]:
+        # Meanwhile others look, and an old letter is found.
+        await book.get(seen, DESK)
+        await book.post(path, DESK, {**by_post, "made_at": at(made_at[-1] - timedelta(days=1))})
+        page = await told(book, path, patient, params={"limit": 2, "cursor": page["next"]})
+        assert 0 < len(page["disclosures"]) <= 2
+        found += page["disclosures"]
+        accountable += page["accountable"]
+    assert found == whole
+    assert accountable == 3
+    first = await told(book, path, patient, params={"limit": 2})
+    another = {"cursor": first["next"], "from": at(made_at[1])}
+    is_problem(await book.get(path, patient, params=another), 400, "bad_cursor")
+
+
+async def looked_at(book: Served, patient_id: UUID, times: int) -> None:
+    """Looks by many, written at one go."""
+    context = Context(ORGANIZATION, DESK.id, uuid4(), uuid4(), purpose="TREATMENT")
+    new, now = TimeOrderedIds().new, book.log.clock.now()
+    seen = RecordSeen(patient_id=patient_id, screen=Screen.PATIENT, role=Role.FRONT_DESK)
+    for start in range(0, times, 1000):
+        ids = [new() for _ in range(min(1000, times - start))]
+        looks = [NewEvent(stream(patient_id, key), seen, now, key) for key in ids]
+        await book.log.append(Save(context, {one.stream: 0 for one in looks}, looks))
+
+
+async def test_who_is_looked_at_without_end_keeps_nobody_waiting(
+    book: Served, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await looked_at(book, clinic.patient, 20_000)
+    most = 0
+
+    async def counted(connections: Connections, *question: Any) -> list[tuple[Any, ...]]:
+        nonlocal most
+        rows = await fetch(connections, *question)
+        if question[0] in (FORWARDS, BACKWARDS):
+            most = max(most, len(rows))
+        return rows
+
+    fetch = Connections.fetch
+    monkeypatch.setattr(Connections, "fetch", counted)
+    patient = patient_actor(clinic.patient)
+    for path in ("looks", "disclosures"):
+        page = await told(book, f"/patients/{clinic.patient}/{path}", patient, params={"limit": 10})
+        assert len(page[path]) == 10
+        assert page["next"]
+    assert most <= 20
+    for form, times in (("json", '"role":"front_desk"'), ("html", "<td>front desk</td>")):
+        began = time.monotonic()
+        params = {"format": form}
+        export = asyncio.create_task(book.get(f"/patients/{clinic.patient}/export", patient, params=params))
+        slowest, answered = 0.0, 0
+        while not export.done():
+            asked_at = time.monotonic()
+            assert (await book.get("/providers", DESK)).status_code == 200
+            slowest, answered = max(slowest, time.monotonic() - asked_at), answered + 1
+        assert export.result().text.count(times) == 20_000
+        assert most <= 500
+        assert answered > 10
+        assert slowest < (time.monotonic() - began) / 3
 
 
 @pytest.mark.parametrize("what", ["looks", "disclosures"])

@@ -7,9 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from domain.ports import LogUnavailable
 from infra.event_log.checkpoints import Checkpointer, SigningKey
-from infra.event_log.connections import service_dsn
+from infra.event_log.connections import Connections, service_dsn
 from infra.event_log.log import PostgresEventLog
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from tests.conftest import Database
@@ -52,3 +54,23 @@ async def test_a_process_holds_no_more_than_it_was_told_to(database: Database, t
         await checkpointer.close()
     await keyring.close()
     await until(lambda: held(database) == {})
+
+
+async def test_a_question_that_nobody_waits_for_any_more_ends_in_the_database_too(database: Database) -> None:
+    connections = Connections(service_dsn(database.app, "read"), "reader", size=1, patience=0.5)
+
+    def asked() -> int:
+        with psycopg.connect(database.superuser) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+                " AND query LIKE 'SELECT pg_sleep%'"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    question = asyncio.create_task(connections.fetch("SELECT pg_sleep(60)"))
+    await until(lambda: asked() == 1)
+    with pytest.raises(LogUnavailable):
+        await question
+    await until(lambda: asked() == 0)
+    assert await connections.fetch("SELECT 1") == [(1,)]
+    await connections.close()

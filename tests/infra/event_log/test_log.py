@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 import pytest
 
 from domain.ports import KeyReused, Memory, VersionConflict
 from domain.refusals import Invalid
+from infra.event_log.connections import POINT_LOOKUPS
 from infra.event_log.log import PostgresEventLog
+from infra.event_log.reader import BACKWARDS, FORWARDS
+from tests.conftest import Database
 from tests.infra.event_log.conftest import NOON, Noted, new, notes, numbers, save
 
 
@@ -140,6 +145,38 @@ async def test_streams_are_listed_in_code_point_order_within_an_organization(log
     assert await log.streams("clinic", "page/", "page/\U0010ffff") == ["page/B", "page/b", "page/z", "page/é"]
     assert await log.streams("clinic", "page/b", "page/z") == ["page/b", "page/z"]
     assert await log.streams("other", "", "z") == []
+
+
+async def test_a_few_streams_are_listed_from_either_end(log: PostgresEventLog) -> None:
+    for name in ("page/b", "page/c", "page/d", "page/e"):
+        await log.append(notes(name, 0, 1, 2))
+    await log.append(save({"page/c": 0}, new("page/c", 1), organization="clinic2"))
+    assert await log.streams("clinic", "page/b", "page/e", backwards=True) == ["page/e", "page/d", "page/c", "page/b"]
+    assert await log.streams("clinic", "page/b", "page/d", limit=2, backwards=True) == ["page/d", "page/c"]
+    assert await log.streams("clinic", "page/c", "page/z", limit=2) == ["page/c", "page/d"]
+    assert await log.streams("clinic", "page/c", "page/z", limit=9) == ["page/c", "page/d", "page/e"]
+    assert await log.streams("clinic", "page/", "page/z", limit=0) == []
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_the_first_streams_are_found_without_walking_to_the_last(
+    log: PostgresEventLog, database: Database, backwards: bool
+) -> None:
+    for start in range(0, 5000, 500):
+        names = [f"look/1/{number:06}" for number in range(start, start + 500)]
+        await log.append(save(dict.fromkeys(names, 0), *(new(name, 1) for name in names)))
+    asked = {"first": "clinic/look/1/", "last": "clinic/look/1/~", "limit": 20}
+    with psycopg.connect(database.app) as connection:
+        for setting, value in POINT_LOOKUPS.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        question = "EXPLAIN (ANALYZE, FORMAT JSON) " + (BACKWARDS if backwards else FORWARDS)
+        row = connection.execute(question.encode(), asked).fetchone()
+
+    def read(plan: dict[str, Any]) -> int:
+        return int(plan["Actual Rows"] * plan["Actual Loops"]) + sum(map(read, plan.get("Plans", ())))
+
+    assert row is not None
+    assert read(row[0][0]["Plan"]) < 20 * 12
 
 
 async def test_an_organization_can_not_reach_into_another(log: PostgresEventLog) -> None:
