@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from domain.ports import Recorded
+from domain.ports import LogUnavailable, Recorded
+
+
+class InquiryTooLong(LogUnavailable):
+    """The answer takes longer than whoever asks may wait. The log is well; asking for less helps, again does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +35,5 @@ class Inquiry:
 
 class Inquiries(Protocol):
     def answered(self, inquiry: Inquiry) -> AsyncIterator[Recorded]:
-        """The events that fit, in the order of their positions. Raises `LogUnavailable`, `UnreadableEvent`."""
+        """The events that fit, in the order of their positions. Raises `LogUnavailable`, `InquiryTooLong`,
+        `UnreadableEvent`."""

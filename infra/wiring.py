@@ -62,6 +62,7 @@ from infra.revocations import Revocations
 from infra.settings import Settings
 from infra.traces import TracedLog, Traces, tracing
 from infra.troubles import Trouble
+from read_api.suspicious import PATIENCE
 from read_api.trail import Trail
 from streams import follower as following
 from streams.follower import Follower
@@ -300,7 +301,7 @@ class _Front:
             self._cursors,
             people_model=models.people,
             trail=Trail(log, log.clock, TimeOrderedIds(), self._origins(log, log.clock), self._secret),
-            inquiries=LogInquiries(self._postgres, log),
+            inquiries=LogInquiries(self._postgres, log, patience=PATIENCE),
             directory_model=models.directory,
             metrics=self._metrics.of("read"),
             traces=self._traces,

@@ -6,6 +6,7 @@ visits and deeds that give a reason to look.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
@@ -28,12 +29,13 @@ _ARRANGED: Final = (AppointmentHeld, AppointmentRequested, AppointmentBooked, Ap
 async def suspicious(
     inquiries: Inquiries, organization: str, first: datetime, last: datetime, place: ZoneInfo
 ) -> list[Finding]:
-    """Raises `LogUnavailable`, `UnreadableEvent`."""
+    """Raises `LogUnavailable`, `InquiryTooLong`, `UnreadableEvent`."""
     names = LOOKED & EVENTS.keys()
     asked = Inquiry(organization=organization, names=names, first=first - BASELINE, last=last)
     told = [recorded async for recorded in inquiries.answered(asked)]
     ground = await _ground(inquiries, organization, told, last)
-    return findings(told, ground, first, last, place)
+    # Months of looks are counted through several times: others go on meanwhile.
+    return await asyncio.to_thread(findings, told, ground, first, last, place)
 
 
 async def _ground(inquiries: Inquiries, organization: str, told: Sequence[Recorded], last: datetime) -> Ground:

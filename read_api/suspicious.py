@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
@@ -10,10 +11,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from domain.inquiry import InquiryTooLong
 from domain.look import Screen
 from domain.suspicion import Pattern
 from domain.time import zone
-from infra.http.problems import InvalidParameter
+from infra.http.problems import InvalidParameter, Refused
 from projections.suspicions import suspicious
 from read_api.asking import Asked
 from read_api.describing import answers
@@ -23,6 +25,15 @@ router = APIRouter(tags=["audit"])
 
 USUAL: Final = timedelta(days=7)
 LONGEST: Final = timedelta(days=31)
+# Seconds, with the wait for another's report: proxies in front of us wait about a minute.
+PATIENCE: Final = 30.0
+
+
+class ReportTooLong(Refused):
+    """The report was not ready within `PATIENCE`."""
+
+    code = "report_too_long"
+    status = 503
 
 
 class Finding(BaseModel):
@@ -58,7 +69,8 @@ async def read_suspicious(
     time_zone: Annotated[str, Query(max_length=64, description="an IANA zone, in which night is night")] = "UTC",
 ) -> Response:
     """Mass look-ups, records opened without a reason that the book knows, broken glass, sign-ins at night, knocking.
-    Administrators and auditors. At most 31 days at once; four weeks before tell what is usual."""
+    Administrators and auditors. At most 31 days at once; four weeks before tell what is usual. A report that takes
+    longer than half a minute is refused (503, `report_too_long`)."""
     asked.may("read_suspicions")
     await asked.reach()
     library = asked.library
@@ -67,8 +79,16 @@ async def read_suspicious(
     if not timedelta(0) <= until - since <= LONGEST:
         raise InvalidParameter(f"`to` is after `from`, by at most {LONGEST.days} days")
     position = await library.log.head()
-    async with library.inquiry:
-        found = await suspicious(library.inquiries, asked.organization, since, until, zone(time_zone))
+    night = zone(time_zone)
+    try:
+        async with asyncio.timeout(PATIENCE), library.inquiry:
+            found = await suspicious(library.inquiries, asked.organization, since, until, night)
+    except (TimeoutError, InquiryTooLong) as error:
+        raise ReportTooLong(
+            f"The report was not ready within {PATIENCE:g} seconds. Ask for a shorter period, or later if somebody "
+            "else is asking too; `daybook log suspicious` on the command line has no such bound.",
+            {"Retry-After": "60"},
+        ) from error
     asked.shows(Screen.SUSPICIOUS, *dict.fromkeys(patient for one in found for patient in one.patients))
     shown = [Finding.model_validate(one) for one in found]
     return asked.answer(Suspicious(first=since, last=until, findings=shown), position)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection
 
-from domain.inquiry import Inquiry
+from domain.inquiry import Inquiry, InquiryTooLong
 from domain.ports import LogUnavailable, Recorded, UnreadableEvent
 from infra.event_log.connections import DETACHED, Detached, application_name, unavailable
 from infra.event_log.log import PostgresEventLog
@@ -37,11 +37,14 @@ _PERSON: Final = (
 
 
 class LogInquiries:
-    """`dsn` is entered as the application's role; `log` opens what is found."""
+    """`dsn` is entered as the application's role; `log` opens what is found. `patience` is how many seconds the
+    database may work on an answer, or on a part of it; without it, as long as it takes."""
 
-    def __init__(self, dsn: str, log: PostgresEventLog) -> None:
+    def __init__(self, dsn: str, log: PostgresEventLog, *, patience: float | None = None) -> None:
         self._dsn = dsn
         self._log = log
+        # Zero is PostgreSQL's word for no bound.
+        self._bound = "0" if patience is None else f"{max(1, round(1000 * patience))}ms"
 
     async def answered(self, inquiry: Inquiry) -> AsyncIterator[Recorded]:
         """See the port."""
@@ -58,7 +61,7 @@ class LogInquiries:
                 yield recorded
 
     async def rows(self, inquiry: Inquiry) -> AsyncIterator[list[Row]]:
-        """The rows themselves, some at a time. Raises `LogUnavailable`, `Detached`."""
+        """The rows themselves, some at a time. Raises `LogUnavailable`, `InquiryTooLong`, `Detached`."""
         query, values = _asked(inquiry)
         name = application_name(self._dsn, "inquiry")
         try:
@@ -66,11 +69,14 @@ class LogInquiries:
                 self._dsn, autocommit=True, connect_timeout=3, application_name=name
             ) as connection:
                 await connection.execute("SET TimeZone = 'UTC'")
+                await connection.execute("SELECT set_config('statement_timeout', %s, false)", (self._bound,))
                 await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 async with connection.cursor("inquiry") as cursor:
                     await cursor.execute(query.encode(), values, binary=True)
                     while rows := await cursor.fetchmany(_BITE):
                         yield rows
+        except psycopg.errors.QueryCanceled as error:
+            raise InquiryTooLong("the log did not answer in time") from error
         except (psycopg.Error, OSError) as error:
             if isinstance(error, psycopg.Error) and error.sqlstate == DETACHED:
                 raise Detached("these events lie in a detached part of the archive") from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from domain.access import Role
 from domain.appointment import Status
 from domain.events import ERASED
-from domain.inquiry import Inquiry
+from domain.inquiry import Inquiry, InquiryTooLong
 from domain.look import LogUnsealed, RecordSeen, Screen, streams_of
 from domain.patient import PatientRegistered
 from domain.ports import Recorded
@@ -23,9 +27,11 @@ from infra.audit.inquiries import LogInquiries
 from infra.audit.telling import told
 from infra.audit.unsealing import Opener
 from infra.ids import TimeOrderedIds
+from read_api import suspicious
 from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, in_days, patient_actor
 from tests.conftest import Database
 from tests.domain.clinic import uid
+from tests.infra.event_log.conftest import until
 from tests.served import Served, someone, visit
 from tests.write_api.test_appointments import ANOTHER, booked, is_problem
 
@@ -163,6 +169,49 @@ async def test_the_report_tells_the_officer_what_to_ask_about(book: Served, clin
     assert (look.event.screen, look.actor) == (Screen.SUSPICIOUS, "auditor-7")  # type: ignore[attr-defined]
     nothing = await book.get("/suspicious", ADMIN, organization=ANOTHER)
     assert nothing.json()["findings"] == []
+
+
+@asynccontextmanager
+async def the_log_does_not_answer(database: Database) -> AsyncIterator[None]:
+    """Inquiries wait for a table that somebody has locked; nothing that a request needs before does."""
+    async with await psycopg.AsyncConnection.connect(database.superuser) as holder:
+        await holder.execute("LOCK TABLE archive_parts IN ACCESS EXCLUSIVE MODE")
+        yield
+        await holder.rollback()
+
+
+def inquiring(database: Database) -> int:
+    with psycopg.connect(database.superuser) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s",
+            ("%inquiry",),
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def test_an_inquiry_is_given_up_by_the_database_too(book: Served, database: Database) -> None:
+    inquiries = LogInquiries(database.app, book.log, patience=0.3)
+    async with the_log_does_not_answer(database):
+        with pytest.raises(InquiryTooLong):
+            async for _ in inquiries.answered(Inquiry()):
+                pass
+        await until(lambda: inquiring(database) == 0)
+    assert [one async for one in inquiries.answered(Inquiry())] == list(await book.log.read(0, 1000))
+
+
+async def test_a_report_that_takes_too_long_is_refused_and_says_what_to_do(
+    book: Served, clinic: Clinic, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspicious, "PATIENCE", 0.3)
+    async with the_log_does_not_answer(database):
+        first, second = await asyncio.gather(*(book.get("/suspicious", ADMIN) for _ in range(2)))
+        for answer in (first, second):
+            is_problem(answer, 503, "report_too_long")
+            assert "daybook log suspicious" in answer.json()["detail"]
+            assert answer.headers["retry-after"] == "60"
+        await until(lambda: inquiring(database) == 0)
+    monkeypatch.setattr(suspicious, "PATIENCE", 30)
+    assert (await book.get("/suspicious", ADMIN)).status_code == 200
 
 
 @pytest.mark.parametrize(
