@@ -35,6 +35,7 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.http.service import Together
 from tests.clinic import ADMIN, APPROVED, CHECKUP, LOCATION, VISIT_TYPES, in_days, patient_actor
 from tests.conftest import fresh_database
+from tests.house import PATIENCE
 from tests.served import at, served, token, visit
 
 EXAMPLES = 40
@@ -111,7 +112,7 @@ def running(
         thread = threading.Thread(target=lambda: asyncio.run(serve(database.app, folder)))
         thread.start()
         try:
-            assert ready.wait(30), "the APIs do not start"
+            assert ready.wait(PATIENCE), "the APIs do not start"
             yield told[0]
         finally:
             stop.set()

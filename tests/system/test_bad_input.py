@@ -34,6 +34,7 @@ from infra.http.tokens import WRITE, SigningKey, mint
 from infra.ids import TimeOrderedIds
 from tests.clinic import ADMIN, DESK, ORGANIZATION, in_days
 from tests.conftest import fresh_database
+from tests.house import PATIENCE
 from tests.served import KEY, Served, served, token, visit
 
 # Neither in an answer nor in a code.
@@ -112,7 +113,7 @@ def running(
         thread = threading.Thread(target=lambda: asyncio.run(serve(database.app, tmp_path_factory.mktemp("bad"))))
         thread.start()
         try:
-            assert ready.wait(60), "the APIs do not start"
+            assert ready.wait(PATIENCE), "the APIs do not start"
             yield told[0]
         finally:
             stop.set()
