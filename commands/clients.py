@@ -6,15 +6,19 @@ holds it.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
+from joserfc.errors import JoseError
+from joserfc.jwk import import_key
 from pydantic import StringConstraints
 
-from commands.loop import CLIENT, Command, Decision, Reading, handles
-from domain import client
+from commands.loop import ASSERTION, CLIENT, Command, Decision, Reading, handles
+from domain import assertion, client
 from domain.access import Actor
-from domain.client import Details
+from domain.assertion import AssertionId, ClientAssertionUsed
+from domain.client import Details, KeyNotTaken
 from domain.refusals import NotAllowed
 from domain.step_up import fresh_enough
 
@@ -34,14 +38,36 @@ class RotateClientSecret(Command):
     secret: Hash
 
 
+class UseAssertion(Command):
+    """Ask with the actor `SIGN_IN`, of an assertion that was checked. → `outcome`: `accepted`, once."""
+
+    client_id: UUID
+    assertion_id: UUID
+    until: datetime
+
+
 class RemoveClient(Command):
     client_id: UUID
+
+
+@handles(UseAssertion, "sign_in")
+async def use_assertion(command: UseAssertion, reading: Reading, actor: Actor) -> Decision:
+    key = AssertionId(command.client_id, command.assertion_id)
+    if await reading.find(ASSERTION, key) is not None:
+        return Decision([], {"outcome": "refused"})
+    event = ClientAssertionUsed(client_id=key.client_id, assertion_id=key.id, until=command.until)
+    return Decision([(assertion.stream(key), event)], {"outcome": "accepted"})
 
 
 @handles(RegisterClient, "register_client")
 async def register_client(command: RegisterClient, reading: Reading, actor: Actor) -> Decision:
     _by_somebody(actor, reading)
     client.within(command.details, actor.scopes)
+    for key in command.details.keys:
+        try:
+            import_key(key.jwk())
+        except (JoseError, ValueError, TypeError):
+            raise KeyNotTaken("this is no public key", kid=key.kid) from None
     client_id = reading.desk.ids.new()
     event = client.register(client_id, command.details, command.secret)
     return Decision([(client.stream(client_id), event)], {"client_id": str(client_id)})

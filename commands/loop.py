@@ -29,6 +29,7 @@ from domain import (
     account,
     address,
     appointment,
+    assertion,
     availability,
     client,
     consent,
@@ -50,6 +51,7 @@ from domain.access import Actor, Reach, Standing
 from domain.account import Account
 from domain.address import Address
 from domain.appointment import Appointment
+from domain.assertion import ClientAssertionUsed
 from domain.availability import PageId, Shelf, page_stream
 from domain.client import Client
 from domain.consent import Consents
@@ -125,6 +127,7 @@ RESOURCE: Aggregate[Resource] = Aggregate(resource.stream, resource.evolve)
 SERIES: Aggregate[Series] = Aggregate(series.stream, series.evolve)
 REMINDER: Aggregate[Reminder] = Aggregate(reminder.stream, reminder.evolve)
 CLIENT: Aggregate[Client] = Aggregate(client.stream, client.evolve)
+ASSERTION: Aggregate[ClientAssertionUsed] = Aggregate(assertion.stream, assertion.evolve)
 SESSION: Aggregate[Session] = Aggregate(session.stream, session.evolve)
 CONSENTS: Aggregate[Consents] = Aggregate(consent.stream, consent.evolve)
 PROXIES: Aggregate[Proxies] = Aggregate(proxy.stream, proxy.evolve)
@@ -144,6 +147,7 @@ _FOLDS: dict[str, Callable[[Any, Event], Any]] = {
     "series": series.evolve,
     "reminder": reminder.evolve,
     "client": client.evolve,
+    "assertion": assertion.evolve,
     "session": session.evolve,
     "consent": consent.evolve,
     "disclosures": disclosure.evolve,

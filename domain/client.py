@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
@@ -72,8 +72,61 @@ RedirectUri = Annotated[str, StringConstraints(max_length=500), AfterValidator(_
 ScopeWord = Annotated[str, StringConstraints(max_length=100), AfterValidator(_known_scope)]
 
 
+class KeyAlgorithm(StrEnum):
+    """What a client may sign with: SMART App Launch 2.2 names the first two."""
+
+    ES384 = "ES384"
+    RS384 = "RS384"
+    ES256 = "ES256"
+    EDDSA = "EdDSA"
+
+
+# The key type (RFC 7517 §4.1), the curve and the bytes of each part that an algorithm goes with.
+_CURVES: Final = {
+    KeyAlgorithm.ES384: ("EC", "P-384", 48),
+    KeyAlgorithm.ES256: ("EC", "P-256", 32),
+    KeyAlgorithm.EDDSA: ("OKP", "Ed25519", 32),
+}
+# Of an RSA modulus (RFC 7518 §3.3), and the exponents that keys have.
+_MODULUS: Final = range(256, 1025)
+_Part = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,1400}$")]
+
+
+class PublicKey(Value):
+    """A public key in the members of RFC 7517 and RFC 7518 §6, for one algorithm. A private member is refused, as
+    everything else that is not named here."""
+
+    kid: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    alg: KeyAlgorithm
+    kty: Literal["EC", "RSA", "OKP"]
+    crv: Literal["P-256", "P-384", "Ed25519"] | None = None
+    x: _Part | None = None
+    y: _Part | None = None
+    n: _Part | None = None
+    e: _Part | None = None
+    use: Literal["sig"] = "sig"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.alg is KeyAlgorithm.RS384:
+            fits = self.kty == "RSA" and _bytes_of(self.n) in _MODULUS and self.e == "AQAB"
+            fits = fits and (self.crv, self.x, self.y) == (None, None, None)
+        else:
+            kty, curve, size = _CURVES[self.alg]
+            parts = (self.x, self.y) if kty == "EC" else (self.x,)
+            fits = (self.kty, self.crv) == (kty, curve) and all(_bytes_of(part) == size for part in parts)
+            fits = fits and self.n is None and self.e is None and (kty == "EC" or self.y is None)
+        if not fits:
+            raise ValueError("kty, crv and the key's parts don't fit alg; RSA has 2048 bits or more, and e is AQAB")
+        return self
+
+    def jwk(self) -> dict[str, str | list[str]]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 class Details(Value):
-    """What a client is registered with. `trusted` is the house's own: people are not asked whether they let it act.
+    """What a client is registered with. With `keys` it signs assertions (RFC 7523) and has no secret; several let one
+    follow the other. `trusted` is the house's own: people are not asked whether they let it act.
     `introspects` lets it ask about tokens that others hold, as an API of somebody else does (RFC 7662 §2.1)."""
 
     name: Words
@@ -85,6 +138,7 @@ class Details(Value):
     audiences: Annotated[tuple[Audience, ...], Field(min_length=1, max_length=2)] = (Audience.WRITE, Audience.READ)
     trusted: bool = False
     introspects: bool = False
+    keys: Annotated[tuple[PublicKey, ...], Field(max_length=5)] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -95,6 +149,10 @@ class Details(Value):
             raise ValueError("refresh_token goes with authorization_code")
         if self.kind is Kind.PUBLIC and (Grant.CLIENT_CREDENTIALS in self.grants or self.introspects):
             raise ValueError("only a confidential client may use client_credentials, or ask about others' tokens")
+        if self.keys and self.kind is Kind.PUBLIC:
+            raise ValueError("a public client has no keys")
+        if len({key.kid for key in self.keys}) != len(self.keys):
+            raise ValueError("two keys have one kid")
         contexts = {scope.context for word in self.scopes if (scope := scopes.parse(word)) is not None}
         if "system" in contexts and Grant.CLIENT_CREDENTIALS not in self.grants:
             raise ValueError("system/ scopes go with client_credentials")
@@ -102,7 +160,7 @@ class Details(Value):
 
 
 class ClientRegistered(Event):
-    """`secret` is the SHA-256 of a confidential client's secret, in hex."""
+    """`secret` is the SHA-256 of a confidential client's secret, in hex; none where it has keys."""
 
     NAME: ClassVar[str] = "ClientRegistered.v1"
     client_id: UUID
@@ -149,7 +207,7 @@ class Client:
 
 
 class SecretNeedless(Refusal):
-    """A public client has no secret."""
+    """A public client has no secret, and neither has one that signs."""
 
     code = "secret_needless"
 
@@ -159,6 +217,13 @@ class ScopesTooLong(Refusal):
     between them."""
 
     code = "scopes_too_long"
+    status = 422
+
+
+class KeyNotTaken(Refusal):
+    """A key whose parts make no key, such as a point that is not on its curve; `kid` is which."""
+
+    code = "key_not_taken"
     status = 422
 
 
@@ -199,17 +264,19 @@ def register(client_id: UUID, details: Details, secret: str) -> ClientRegistered
     """`secret` is the hash of one made for it; a public client has no use for it. Refuses with `ScopesTooLong`."""
     if too_long(details.scopes):
         raise ScopesTooLong("these scopes are too long, taken together", longest=LONGEST_SCOPES)
-    return ClientRegistered(
-        client_id=client_id, details=details, secret=secret if details.kind is Kind.CONFIDENTIAL else None
-    )
+    return ClientRegistered(client_id=client_id, details=details, secret=secret if has_secret(details) else None)
+
+
+def has_secret(details: Details) -> bool:
+    return details.kind is Kind.CONFIDENTIAL and not details.keys
 
 
 def rotate_secret(state: Client, secret: str) -> ClientSecretRotated:
     """Refuses with `SecretNeedless` and `ClientIsRemoved`."""
     if state.removed:
         raise ClientIsRemoved("this client was removed")
-    if state.details.kind is Kind.PUBLIC:
-        raise SecretNeedless("a public client has no secret")
+    if not has_secret(state.details):
+        raise SecretNeedless("this client has no secret")
     return ClientSecretRotated(client_id=state.id, secret=secret)
 
 
@@ -248,6 +315,11 @@ def _parts(uri: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if good else None
+
+
+def _bytes_of(part: str | None) -> int:
+    """How many bytes base64url without padding stands for; 0 where it is none."""
+    return 0 if part is None or len(part) % 4 == 1 else len(part) * 3 // 4
 
 
 def _is_loopback(parts: SplitResult) -> bool:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from commands.clients import RegisterClient, RemoveClient, RotateClientSecret
 from commands.loop import Answer, Command
-from domain.client import Details, Kind
+from domain.client import Details, has_secret
 from infra.http.problems import InvalidParameter
 from write_api.asking import Asked
 from write_api.bodies import Body
@@ -32,7 +32,7 @@ class ClientAnswer(Answered):
 
 
 class SecretAnswer(ClientAnswer):
-    """`client_secret` is shown this once; null for a public client."""
+    """`client_secret` is shown this once; null for a client that has none: a public one, or one with keys."""
 
     client_secret: str | None
 
@@ -58,19 +58,35 @@ class SecretAnswer(ClientAnswer):
                 "grants": ["client_credentials"],
                 "scopes": ["system/Appointment.rs"],
             },
+            "A system that signs": {
+                "name": "Registry",
+                "kind": "confidential",
+                "grants": ["client_credentials"],
+                "scopes": ["system/Appointment.rs"],
+                "keys": [
+                    {
+                        "kid": "2026-03",
+                        "alg": "EdDSA",
+                        "kty": "OKP",
+                        "crv": "Ed25519",
+                        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+                    }
+                ],
+            },
         },
     ),
 )
 async def register_client(asked: Asked) -> Response:
     """Let an app or a system get tokens. Administrators.
 
-    Addresses that people are sent back to are compared character by character; they are https, or http on the app's
-    own machine (`http://127.0.0.1/back`), where the port is free (RFC 8252).
+    A confidential client has a secret, or `keys` with which it signs (RFC 7523). Addresses that people are sent back to
+    are compared character by character; they are https, or http on the app's own machine (`http://127.0.0.1/back`),
+    where the port is free (RFC 8252).
     """
     details = await asked.read(REGISTER)
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     command = RegisterClient(details=details, secret=hash_of(secret))
-    return await _shown(asked, command, secret if details.kind is Kind.CONFIDENTIAL else None, status=201)
+    return await _shown(asked, command, secret if has_secret(details) else None, status=201)
 
 
 @router.post("/{client_id}/secret", response_model=SecretAnswer, **takes(refusals=(404, 409), keyed=False))

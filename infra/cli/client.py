@@ -7,14 +7,14 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
 from pydantic import ValidationError
 
 from domain.access import Actor, Role
-from domain.client import Audience, Details, Grant, Kind
+from domain.client import Audience, Details, Grant, Kind, has_secret
 from domain.refusals import Refusal
 from infra.cli._options import data_option, json_option
 from infra.settings import Settings
@@ -69,6 +69,11 @@ def command() -> None:
     "--audience", "audiences", type=_choice(Audience), multiple=True, help="Which API; both, where none is said."
 )
 @click.option("--trusted", is_flag=True, help="The house's own: people are not asked whether they let it in.")
+@click.option(
+    "--keys",
+    type=click.File("rb"),
+    help="A file with its public keys, as a JWK Set: it signs assertions, and has no secret.",
+)
 @click.option("--introspects", is_flag=True, help="It may ask about tokens that others hold (RFC 7662).")
 @_org_option
 @data_option
@@ -82,6 +87,7 @@ def add_command(
     scopes: tuple[str, ...],
     audiences: tuple[str, ...],
     trusted: bool,
+    keys: IO[bytes] | None,
     introspects: bool,
     org: str | None,
     data: Path | None,
@@ -102,6 +108,8 @@ def add_command(
     }
     if audiences:
         told["audiences"] = audiences
+    if keys is not None:
+        told["keys"] = _keys_in(keys.read())
     try:
         details = Details.model_validate(told)
     except ValidationError as error:
@@ -113,7 +121,14 @@ def add_command(
         return str((await desk.handle(wanted, _OPERATOR, organization)).content["client_id"])
 
     client_id = _done(Settings.load(data=data), org, add)
-    _show(client_id, secret if details.kind is Kind.CONFIDENTIAL else None, as_json)
+    _show(client_id, secret if has_secret(details) else None, as_json)
+
+
+def _keys_in(text: bytes) -> Any:
+    try:
+        return json.loads(text)["keys"]
+    except (ValueError, TypeError, KeyError):
+        raise click.UsageError("--keys: not a JWK Set (RFC 7517 §5)") from None
 
 
 @command.command("list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from domain import client, session
+from domain import assertion, client, session
 from domain.events import Event
 from tests.domain.clinic import uid
 
@@ -21,12 +21,22 @@ _DETAILS: Final = client.Details(
     audiences=(client.Audience.WRITE, client.Audience.READ),
     trusted=True,
     introspects=True,
+    keys=(
+        client.PublicKey(
+            kid="2026-03",
+            alg=client.KeyAlgorithm.EDDSA,
+            kty="OKP",
+            crv="Ed25519",
+            x="11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        ),
+    ),
 )
 
 EXAMPLES: Final[list[Event]] = [
     client.ClientRegistered(client_id=uid(82), details=_DETAILS, secret="5e" * 32),
     client.ClientSecretRotated(client_id=uid(82), secret="a0" * 32),
     client.ClientRemoved(client_id=uid(82)),
+    assertion.ClientAssertionUsed(client_id=uid(82), assertion_id=uid(85), until=START),
     session.SessionStarted(
         **_WHICH,
         era=1,

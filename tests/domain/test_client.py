@@ -151,3 +151,39 @@ def test_no_more_scopes_than_fit_into_a_code_and_a_token() -> None:
     with pytest.raises(ScopesTooLong) as refusal:
         registered(scopes=[*fitting, *words[len(fitting) :]])
     assert refusal.value.details == {"longest": client.LONGEST_SCOPES}
+
+
+_X = "A" * 43
+_ED25519 = {"kid": "1", "alg": "EdDSA", "kty": "OKP", "crv": "Ed25519", "x": _X}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        _ED25519 | {"d": _X},
+        _ED25519 | {"alg": "HS256", "kty": "oct", "k": _X},
+        _ED25519 | {"alg": "ES256"},
+        _ED25519 | {"y": _X},
+        _ED25519 | {"x": "A" * 42},
+        _ED25519 | {"x": None},
+        _ED25519 | {"kid": ""},
+        _ED25519 | {"use": "enc"},
+        {"kid": "1", "alg": "ES384", "kty": "EC", "crv": "P-256", "x": _X, "y": _X},
+        {"kid": "1", "alg": "ES256", "kty": "EC", "crv": "P-256", "x": _X},
+        {"kid": "1", "alg": "RS384", "kty": "RSA", "n": "A" * 170, "e": "AQAB"},
+        {"kid": "1", "alg": "RS384", "kty": "RSA", "n": "A" * 342, "e": "AQ"},
+    ],
+)
+def test_what_is_no_public_key_is_refused(key: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        details(kind="confidential", keys=[key])
+
+
+def test_a_client_with_keys_has_no_secret() -> None:
+    signs = registered(kind="confidential", keys=[_ED25519])
+    assert signs.secret is None
+    with pytest.raises(SecretNeedless):
+        client.rotate_secret(signs, SECRET)
+    for wrong in ({"keys": [_ED25519]}, {"kind": "confidential", "keys": [_ED25519, _ED25519]}):
+        with pytest.raises(ValidationError):
+            details(**wrong)

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from domain import scopes
 from domain.client import Grant
+from write_api.oauth.assertions import ALGORITHMS
 from write_api.oauth.authority import Authority, Keys
-from write_api.oauth.server import ALGORITHM
+from write_api.oauth.server import ALGORITHM, ANY, CONFIDENTIAL
 
-_WITH_SECRET: Final = ["client_secret_basic", "client_secret_post"]
 _SCOPES: Final = [*sorted(scopes.PLAIN), "patient/*.cruds", "user/*.cruds", "system/*.cruds"]
 _CLAIMS: Final = ("sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "amr", "sid", "at_hash", "fhirUser", "email")
 # SMART App Launch 2.2 §7.1: what an app may count on.
@@ -21,6 +21,7 @@ _CAPABILITIES: Final = [
     "launch-standalone",
     "client-public",
     "client-confidential-symmetric",
+    "client-confidential-asymmetric",
     "sso-openid-connect",
     "context-standalone-patient",
     "permission-offline",
@@ -47,9 +48,12 @@ def server(authority: Authority) -> dict[str, Any]:
         "response_modes_supported": ["query"],
         "grant_types_supported": [grant.value for grant in Grant],
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": [*_WITH_SECRET, "none"],
-        "revocation_endpoint_auth_methods_supported": [*_WITH_SECRET, "none"],
-        "introspection_endpoint_auth_methods_supported": _WITH_SECRET,
+        "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "token_endpoint_auth_methods_supported": ANY,
+        "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "revocation_endpoint_auth_methods_supported": ANY,
+        "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "introspection_endpoint_auth_methods_supported": CONFIDENTIAL,
         "authorization_response_iss_parameter_supported": True,
     }
 
@@ -81,6 +85,7 @@ def smart(authority: Authority) -> dict[str, Any]:
         "revocation_endpoint",
         "introspection_endpoint",
         "token_endpoint_auth_methods_supported",
+        "token_endpoint_auth_signing_alg_values_supported",
         "grant_types_supported",
         "scopes_supported",
         "response_types_supported",

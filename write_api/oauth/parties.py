@@ -51,7 +51,10 @@ class ClientOf(ClientMixin):  # type: ignore[misc]
         return self.client.knows_secret(hash_of(client_secret))
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        return (method == "none") == (self.client.details.kind is Kind.PUBLIC)
+        details = self.client.details
+        if details.keys:
+            return method == "private_key_jwt"
+        return method != "private_key_jwt" and (method == "none") == (details.kind is Kind.PUBLIC)
 
     def check_response_type(self, response_type: str) -> bool:
         return response_type == "code" and self.check_grant_type(Grant.AUTHORIZATION_CODE)

@@ -35,6 +35,7 @@ from domain.refusals import Unknown
 from domain.session import OFFLINE, PRESENT, Ending, SessionId, SessionRefreshed
 from infra.http.seals import LONGEST
 from infra.http.tokens import Unauthenticated, mint
+from write_api.oauth.assertions import METHOD, SignedAssertion
 from write_api.oauth.authority import ACCESS_LIFETIME, CODE_LIFETIME, Authority, hash_of
 from write_api.oauth.parties import BY_ITSELF, ClientOf, CodeOf, Granted, Held, RefreshOf, SignedIn
 from write_api.oauth.requests import Answer, Asked
@@ -42,8 +43,8 @@ from write_api.oauth.requests import Answer, Asked
 ALGORITHM: Final = "EdDSA"
 _SECRET_BYTES: Final = 32
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
-_WITH_SECRET: Final = ["client_secret_basic", "client_secret_post"]
-_ANY: Final = [*_WITH_SECRET, "none"]
+CONFIDENTIAL: Final = ["client_secret_basic", "client_secret_post", METHOD]
+ANY: Final = [*CONFIDENTIAL, "none"]
 
 
 class InvalidTarget(OAuth2Error):  # type: ignore[misc]
@@ -56,6 +57,7 @@ class Server(rfc6749.AuthorizationServer):  # type: ignore[misc]
     def __init__(self, authority: Authority) -> None:
         super().__init__()
         self.authority = authority
+        self.register_client_auth_method(METHOD, SignedAssertion(authority))
         self.register_grant(CodeGrant, [Challenge(), IdToken(authority)])
         self.register_grant(RefreshGrant, [IdToken(authority)])
         self.register_grant(SystemGrant)
@@ -183,7 +185,7 @@ class Challenge(rfc7636.CodeChallenge):  # type: ignore[misc]
 
 
 class CodeGrant(rfc6749.AuthorizationCodeGrant):  # type: ignore[misc]
-    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = _ANY
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = ANY
     server: Server
     request: Asked
 
@@ -281,7 +283,7 @@ class CodeGrant(rfc6749.AuthorizationCodeGrant):  # type: ignore[misc]
 
 
 class RefreshGrant(rfc6749.RefreshTokenGrant):  # type: ignore[misc]
-    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = _ANY
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = ANY
     INCLUDE_NEW_REFRESH_TOKEN = True
     server: Server
     request: Asked
@@ -335,7 +337,7 @@ class RefreshGrant(rfc6749.RefreshTokenGrant):  # type: ignore[misc]
 
 
 class SystemGrant(rfc6749.ClientCredentialsGrant):  # type: ignore[misc]
-    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = _WITH_SECRET
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = CONFIDENTIAL
     server: Server
     request: Asked
 
@@ -389,7 +391,7 @@ class IdToken(oidc.OpenIDCode):  # type: ignore[misc]
 class Revocation(rfc7009.RevocationEndpoint):  # type: ignore[misc]
     """A token given back ends the session that it rests on, whichever of its tokens it is (RFC 7009 §2.1)."""
 
-    CLIENT_AUTH_METHODS: ClassVar = _ANY
+    CLIENT_AUTH_METHODS: ClassVar = ANY
     server: Server
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> RefreshOf | None:
@@ -413,7 +415,7 @@ class Introspection(rfc7662.IntrospectionEndpoint):  # type: ignore[misc]
     """What a token is good for, told to confidential clients: about their own tokens, or, where they are registered for
     it, about any of ours (RFC 7662 §2.1)."""
 
-    CLIENT_AUTH_METHODS: ClassVar = _WITH_SECRET
+    CLIENT_AUTH_METHODS: ClassVar = CONFIDENTIAL
     server: Server
 
     def authenticate_token(self, request: Asked, client: ClientOf) -> dict[str, Any] | None:
