@@ -14,6 +14,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -162,9 +163,12 @@ async def register_account(command: RegisterAccount, reading: Reading, actor: Ac
     known = await reading.find(ACCOUNT, address.owner(claim) or account_id)
     if known is not None:
         if known.status is Status.UNVERIFIED:
-            return _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
+            again = _link(known, LinkPurpose.VERIFY, reading, Letter.VERIFY)
+            return replace(again, account_id=known.id)
         event = AddressTakenAgain(account_id=known.id)
-        return Decision([(account.stream(known.id), event)], {"letter": letter(known, Letter.TAKEN)})
+        # The same work as for an unknown address: either way this account's origin is a new one.
+        told = {"letter": letter(known, Letter.TAKEN)}
+        return Decision([(account.stream(known.id), event)], told, account_id=known.id)
     # The patient is registered when the address is proved, so that nobody fills the book with patients.
     new = AccountRegistered(
         account_id=account_id,
@@ -175,7 +179,7 @@ async def register_account(command: RegisterAccount, reading: Reading, actor: Ac
         origin=Origin.SELF,
         **_slowed(claim),
     )
-    return _registered(new, LinkPurpose.VERIFY, reading, Letter.VERIFY)
+    return replace(_registered(new, LinkPurpose.VERIFY, reading, Letter.VERIFY), account_id=new.account_id)
 
 
 @handles(AskReset, "sign_in")
@@ -211,7 +215,7 @@ async def follow_link(command: FollowLink, reading: Reading, actor: Actor) -> De
         if held is None or held.account_id is None:
             changes.append(_named(state.patient_id, state.id))
     told = letter(state, Letter.PASSWORD_CHANGED) if command.purpose is LinkPurpose.RESET else None
-    return Decision(changes, {"account_id": str(state.id), "letter": told})
+    return Decision(changes, {"account_id": str(state.id), "letter": told}, account_id=state.id)
 
 
 @handles(ChangePassword, "change_own_account")

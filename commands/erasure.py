@@ -20,7 +20,7 @@ from domain.access import Actor
 from domain.availability import Page, page_stream
 from domain.patient import ARTICLE, ErasureGround, ErasureRefused, HoldReason
 from domain.provider import WRITABLE
-from domain.retention import RetentionPolicySet, Years
+from domain.retention import Month, Months, RetentionPolicySet, StrangersForgotten, Years
 from domain.step_up import fresh_enough
 
 # So many days of a patient's are looked through at once, from the latest on.
@@ -48,7 +48,16 @@ class LiftLegalHold(Command):
 
 
 class SetRetention(Command):
+    """Where `months_of_strangers` is left out, it stays as it is."""
+
     years_after_last_visit: Years
+    months_of_strangers: Months | None = None
+
+
+class ForgetStrangers(Command):
+    """Where the strangers of a month were, once that is kept long enough. → `outcome`: `forgotten`, or `kept`."""
+
+    month: Month
 
 
 @handles(ErasePerson, "erase_person")
@@ -94,9 +103,22 @@ async def set_retention(command: SetRetention, reading: Reading, actor: Actor) -
     await reach(reading, actor, "set_retention")
     fresh_enough(actor, reading.now)
     # Read, so that two who set it at once follow one upon the other.
-    await reading.find(RETENTION, UUID(int=0))
-    event = RetentionPolicySet(years_after_last_visit=command.years_after_last_visit)
-    return Decision([(retention.STREAM, event)], {"years_after_last_visit": command.years_after_last_visit})
+    policy = await reading.find(RETENTION, UUID(int=0)) or retention.AS_SHIPPED
+    event = RetentionPolicySet(
+        years_after_last_visit=command.years_after_last_visit,
+        months_of_strangers=command.months_of_strangers or policy.months_of_strangers,
+    )
+    return Decision([(retention.STREAM, event)], event.model_dump(mode="json"))
+
+
+@handles(ForgetStrangers, "forget_strangers")
+async def forget_strangers(command: ForgetStrangers, reading: Reading, actor: Actor) -> Decision:
+    policy = await reading.find(RETENTION, UUID(int=0)) or retention.AS_SHIPPED
+    kept = retention.strangers_kept_until(policy, command.month) > reading.now.date()
+    if kept or command.month in policy.forgotten:
+        return Decision([], {"month": command.month, "outcome": "kept" if kept else "forgotten"})
+    event = StrangersForgotten(month=command.month)
+    return Decision([(retention.STREAM, event)], {"month": command.month, "outcome": "forgotten"})
 
 
 def made_on(key: UUID) -> date:

@@ -175,12 +175,18 @@ class Decision:
 
     Events are true from now on, unless `occurred_at` says since when: one instant for each change (past visits).
     `folded` are states after the changes, by stream, where the handler has folded them itself; then these alone are
-    kept for the next command."""
+    kept for the next command. `account_id` is the account that whoever asks without a token turned out to own, or
+    makes: where they are is its owner's to have forgotten."""
 
     changes: Sequence[tuple[str, Event]]
     answer: Mapping[str, Any] = field(default_factory=dict)
     occurred_at: Sequence[datetime] | None = None
     folded: Mapping[str, Any] | None = None
+    account_id: UUID | None = None
+
+
+# What a decision comes of, asked for once it is made, where that says whose it is.
+Cause = Callable[[Decision], Awaitable[UUID | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,13 +448,15 @@ class Desk:
         key: str | None = None,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
+        cause: Cause | None = None,
         command_id: UUID | None = None,
         on_behalf_of: str | None = None,
         purpose: str | None = None,
         seen: tuple[str, int] | None = None,
     ) -> Answer:
         """Carry a command out. With a `key`, a repeat answers as the first did, after a crash too. `seen` is a stream
-        of the command and the version of it that the asker saw; it is refused when that has changed.
+        of the command and the version of it that the asker saw; it is refused when that has changed. `cause` stands in
+        for `causation_id`, and is asked only where something is to be written.
 
         Raises `Refusal`, `Busy`, `KeyReused`, `LogUnavailable`.
         """
@@ -466,7 +474,7 @@ class Desk:
         answer: Answer | None = None
         error: BaseException | None = None
         try:
-            answer = await self._decided(command, actor, context, key, seen)
+            answer = await self._decided(command, actor, context, key, seen, cause)
             return answer
         except BaseException as raised:
             error = raised
@@ -476,7 +484,13 @@ class Desk:
                 observer.ended(its, answer, error)
 
     async def _decided(
-        self, command: Command, actor: Actor, context: Context, key: str | None, seen: tuple[str, int] | None
+        self,
+        command: Command,
+        actor: Actor,
+        context: Context,
+        key: str | None,
+        seen: tuple[str, int] | None,
+        cause: Cause | None,
     ) -> Answer:
         organization = context.organization
         body_hash = self._body_hash(command) if key is not None else b""
@@ -502,6 +516,8 @@ class Desk:
                 memory = Memory(key, body_hash, to_json(decision.answer)) if key is not None else None
                 if not decision.changes and memory is None:
                     return Answer(decision.answer, 0)
+                if cause is not None:
+                    context = replace(context, causation_id=await cause(decision))
                 save = self._save(_for_whom(context, reading), reading, decision, memory)
                 try:
                     saved = await self.log.append(save)

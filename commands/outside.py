@@ -83,7 +83,7 @@ async def check_outside(command: CheckOutside, reading: Reading, actor: Actor) -
         "second_factors": factors,
         "must_enroll": asked and policy is Mfa.REQUIRED and not factors,
     }
-    return Decision([(account.stream(state.id), event)], told)
+    return Decision([(account.stream(state.id), event)], told, account_id=state.id)
 
 
 @handles(LinkProvider, "change_own_account")

@@ -126,7 +126,7 @@ async def check_password(command: CheckPassword, reading: Reading, actor: Actor)
         "second_factors": factors,
         "must_enroll": policy is Mfa.REQUIRED and not factors,
     }
-    return Decision([(account.stream(state.id), event) for event in events], answer)
+    return Decision([(account.stream(state.id), event) for event in events], answer, account_id=state.id)
 
 
 async def _unknown(said: EmailAddress, blind: UUID, reading: Reading, password: str) -> Decision:
@@ -189,7 +189,7 @@ async def check_passkey(command: CheckPasskey, reading: Reading, actor: Actor) -
         "user_verified": verified,
         "methods": passkeys.methods(command.response),
     }
-    return Decision([(account.stream(state.id), event)], told)
+    return Decision([(account.stream(state.id), event)], told, account_id=state.id)
 
 
 async def _account(account_id: UUID | None, reading: Reading) -> Account | None:

@@ -20,7 +20,8 @@ class AccessRefused(Event):
     it stands beside the event. `operation` is the route's name, "" for several, or none.
 
     `address` is None where so many were refused that addresses were no longer told apart. It is sealed with the key of
-    `whose`: the actor's account, or all strangers of one month, whose addresses can be forgotten together.
+    `whose`: the actor's account, or the patient that a token without one is for; the account that a stranger had shown
+    to be theirs before they were refused; or all strangers of one month, whose addresses are forgotten together.
     """
 
     NAME: ClassVar[str] = "AccessRefused.v1"
@@ -39,5 +40,9 @@ def stream(denial_id: UUID) -> str:
     return f"denial/{denial_id}"
 
 
-def strangers(month: datetime) -> str:
-    return f"strangers-{month:%Y-%m}"
+STRANGERS: Final = "strangers-"
+
+
+def strangers(month: datetime | str) -> str:
+    """Whose key seals where strangers of that month (`2026-11`), or of an instant's, were."""
+    return STRANGERS + (month if isinstance(month, str) else f"{month:%Y-%m}")

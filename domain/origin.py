@@ -14,9 +14,10 @@ from domain.events import Event, Personal
 
 
 class OriginSeen(Event):
-    """`person` is the account that asked, or the actor where a token names none, or where there is no token all
-    strangers of a month; its key seals where they were. `address` is as `ipaddress` writes it, "" where the connection
-    has none or strangers are too many; `agent` is the User-Agent, cut short."""
+    """`person` is the account that asked, or where a token names none the patient that it is for, or the actor; and
+    where there is no token the account that was shown to be theirs, or all strangers of a month. Its key seals where
+    they were. `address` is as `ipaddress` writes it, "" where the connection has none or strangers are too many;
+    `agent` is the User-Agent, cut short."""
 
     NAME: ClassVar[str] = "OriginSeen.v1"
     PERSON: ClassVar[str] = "person"

@@ -1,18 +1,18 @@
-"""How long a clinic keeps what it knows of a person: one policy for each organization.
+"""How long a clinic keeps what it knows of a person, and where strangers were: one policy for each organization.
 
-In: years. Out: events, and the day on which a record is due. As shipped, ten years after the last visit, which is what
-§ 630f(3) BGB asks; many states of the USA ask for seven to ten. The log itself, which is the audit trail, stays (45 CFR
-164.316(b)(2): six years at least); what is erased in it are words.
+In: years and months. Out: events, and the day on which a record is due. As shipped, ten years after the last visit,
+which is what § 630f(3) BGB asks; many states of the USA ask for seven to ten. The log itself, which is the audit trail,
+stays (45 CFR 164.316(b)(2): six years at least); what is erased in it are words.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from domain.events import Event
 
@@ -23,14 +23,33 @@ STREAM: Final = "retention/policy"
 Years = Annotated[int, Field(ge=SHORTEST_YEARS, le=100)]
 
 
+# After the end of their month. Six years, as what shows compliance; fewer where no such rule holds, since the events
+# stay, and what goes is where somebody was who never said who they are (docs/decisions/0153).
+Months = Annotated[int, Field(ge=1, le=1200)]
+STRANGERS_AS_SHIPPED: Final = 12 * SHORTEST_YEARS
+Month = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
+
+
 class RetentionPolicySet(Event):
     NAME: ClassVar[str] = "RetentionPolicySet.v1"
     years_after_last_visit: Years
+    months_of_strangers: Months = STRANGERS_AS_SHIPPED
+
+
+class StrangersForgotten(Event):
+    """Where strangers of one month were is to be forgotten; the key that seals it is destroyed then."""
+
+    NAME: ClassVar[str] = "StrangersForgotten.v1"
+    month: Month
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
+    """`forgotten` are the months whose strangers are."""
+
     years_after_last_visit: int = 10
+    months_of_strangers: int = STRANGERS_AS_SHIPPED
+    forgotten: frozenset[str] = frozenset()
 
 
 AS_SHIPPED: Final = RetentionPolicy()
@@ -42,15 +61,29 @@ def stream(organization: UUID | None = None) -> str:
 
 
 def evolve(state: RetentionPolicy | None, event: Event) -> RetentionPolicy:
+    policy = state or AS_SHIPPED
     match event:
         case RetentionPolicySet():
-            return RetentionPolicy(event.years_after_last_visit)
+            return replace(
+                policy,
+                years_after_last_visit=event.years_after_last_visit,
+                months_of_strangers=event.months_of_strangers,
+            )
+        case StrangersForgotten():
+            return replace(policy, forgotten=policy.forgotten | {event.month})
     raise TypeError(f"{type(event).__name__} is not an event of a retention policy")
 
 
 def kept_until(policy: RetentionPolicy, last_visit: date) -> date:
     """The first day on which the record need not be kept any more."""
     return _years_after(last_visit, policy.years_after_last_visit)
+
+
+def strangers_kept_until(policy: RetentionPolicy, month: str) -> date:
+    """The first day on which nobody needs to know any more where the strangers of a month (`2026-11`) were."""
+    year, number = map(int, month.split("-"))
+    months = year * 12 + number + policy.months_of_strangers
+    return date(months // 12, months % 12 + 1, 1)
 
 
 def accounted_until(disclosed: date) -> date:

@@ -13,13 +13,15 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, Self
 
 from commands.loop import Desk
+from domain.denial import strangers
 from domain.patient import PersonErased
 from domain.ports import LogError
+from domain.retention import StrangersForgotten
 from infra.event_log.connections import Connections
 from infra.event_log.log import PostgresEventLog
 from infra.installation import Installation
 from infra.keyring import PostgresKeyring
-from streams.erasure import BITE, Eraser, accounts_of
+from streams.erasure import BITE, FORGETTING, Eraser, accounts_of
 
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
@@ -105,7 +107,10 @@ class Erasures:
             await asyncio.sleep(_PAUSE)
 
     async def _hear(self, upto: int) -> None:
-        for recorded in await self._events.named((PersonErased.NAME,), self._position, upto):
+        for recorded in await self._events.named(FORGETTING, self._position, upto):
+            if isinstance(recorded.event, StrangersForgotten):
+                # Nothing that is folded holds a word of theirs.
+                self._keyring.let_go(recorded.organization, strangers(recorded.event.month))
             if isinstance(recorded.event, PersonErased):
                 person = str(recorded.event.patient_id)
                 for account_id in await accounts_of(self._events, recorded.organization, recorded.event.patient_id):

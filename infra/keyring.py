@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,6 +25,9 @@ _SELECT = "SELECT person, wrapped FROM data_keys WHERE organization = %s AND per
 _INSERT = (
     "INSERT INTO data_keys (organization, person, wrapped) SELECT %s, person, wrapped"
     " FROM unnest(%s::text[], %s::bytea[]) AS made(person, wrapped) ON CONFLICT DO NOTHING RETURNING person"
+)
+_NAMES = (
+    "SELECT person FROM data_keys WHERE organization = %s AND starts_with(person, %s) AND wrapped <> '' ORDER BY person"
 )
 # Where the person never had a key an empty row keeps them from ever having one.
 _DESTROY = (
@@ -96,6 +99,10 @@ class PostgresKeyring:
         if create and (missing := [person for person in missing if answer[person] is None]):
             answer.update(await self._make(organization, missing))
         return answer
+
+    async def names(self, organization: str, prefix: str) -> Sequence[str]:
+        """Those who have a key, of all whose names begin so. Raises `LogUnavailable`."""
+        return [person for (person,) in await self._connections.fetch(_NAMES, (organization, prefix))]
 
     async def forget(self, organization: str, person: str) -> None:
         """Destroy the person's key: what it sealed can never be read again, and they never get another one."""

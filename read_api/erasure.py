@@ -13,6 +13,7 @@ from domain import patient, retention
 from domain.events import Erased
 from domain.look import Screen
 from domain.patient import HoldReason, LegalHoldLifted, LegalHoldPlaced
+from domain.retention import RetentionPolicySet
 from read_api.asking import Asked, unknown
 from read_api.describing import answers
 
@@ -35,6 +36,7 @@ class LegalHolds(BaseModel):
 
 class Retention(BaseModel):
     years_after_last_visit: int
+    months_of_strangers: int = Field(description="how long it stays known where those were who never signed in")
     as_shipped: bool = Field(description="nobody has said otherwise")
 
 
@@ -67,7 +69,7 @@ async def read_legal_holds(patient_id: UUID, asked: Asked) -> Response:
 
 @router.get("/retention", response_model=Retention, **answers())
 async def read_retention(asked: Asked) -> Response:
-    """How many years after the last visit a record is kept."""
+    """How many years after the last visit a record is kept, and how many months strangers' origins are."""
     asked.may("read_retention")
     log = asked.library.log
     upto = await log.head()
@@ -75,5 +77,9 @@ async def read_retention(asked: Asked) -> Response:
     policy = retention.AS_SHIPPED
     for recorded in told:
         policy = retention.evolve(policy, recorded.event)
-    found = Retention(years_after_last_visit=policy.years_after_last_visit, as_shipped=not told)
+    found = Retention(
+        years_after_last_visit=policy.years_after_last_visit,
+        months_of_strangers=policy.months_of_strangers,
+        as_shipped=not any(isinstance(recorded.event, RetentionPolicySet) for recorded in told),
+    )
     return asked.answer(found, upto)

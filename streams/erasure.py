@@ -1,4 +1,5 @@
-"""When a person is erased, call off what was booked in that very moment, close their account and destroy their keys.
+"""When a person is erased, call off what was booked in that very moment, close their account and destroy their keys;
+and destroy the key of strangers whose month is over for good.
 
 In: erasures in the log, from the mark on up to which all are carried out. Out: keys that are no more. The event comes
 first and this follows, on start for what a crash left and at once for what is new; doing it twice changes nothing.
@@ -22,16 +23,20 @@ from domain.access import Actor, Role
 from domain.account import Account
 from domain.appointment import CancellationReason, Override, TooLateToCancel
 from domain.availability import page_stream
+from domain.denial import strangers
 from domain.holder import HolderNamed
 from domain.patient import PersonErased
 from domain.ports import EventLog, LogError, Recorded
 from domain.refusals import Refusal
+from domain.retention import StrangersForgotten
 from domain.slots import OverrideReason
 
 ERASER = Actor("eraser", Role.SYSTEM)
 
 _WHATEVER_THE_HOUR: Final = Override(rules=(TooLateToCancel.code,), reason=OverrideReason.PATIENT_REQUEST)
 
+# What has keys destroyed.
+FORGETTING: Final = (PersonErased.NAME, StrangersForgotten.NAME)
 # So many positions are looked through at once.
 BITE = 20_000
 _PAUSE = 0.5
@@ -48,6 +53,8 @@ class Log(Protocol):
 
 
 class Keys(Protocol):
+    async def names(self, organization: str, prefix: str) -> Sequence[str]: ...
+
     async def forget(self, organization: str, person: str) -> None: ...
 
 
@@ -63,7 +70,7 @@ class Eraser:
     def __init__(self, desk: Desk, log: Log, keys: Keys, mark: Mark) -> None:
         self._desk = desk
         self._log = log
-        self._keys = keys
+        self.keys = keys
         self._mark = mark
         self._task: asyncio.Task[None] | None = None
 
@@ -85,10 +92,13 @@ class Eraser:
         position = max(marked, after)
         while position < head:
             upto = min(position + BITE, head)
-            erased = await self._log.named((PersonErased.NAME,), position, upto)
+            erased = await self._log.named(FORGETTING, position, upto)
             for recorded in erased:
-                if isinstance(recorded.event, PersonErased):
-                    await self._erase(recorded.organization, recorded.event.patient_id, recorded)
+                match recorded.event:
+                    case PersonErased(patient_id=patient_id):
+                        await self._erase(recorded.organization, patient_id, recorded)
+                    case StrangersForgotten(month=month):
+                        await self.keys.forget(recorded.organization, strangers(month))
             # A mark at each commit of a busy log costs too much, and none for long costs whoever starts.
             if erased or upto - marked >= BITE:
                 await self._mark.write(upto)
@@ -106,8 +116,8 @@ class Eraser:
             causation_id=cause.event_id,
         )
         for account_id in await accounts_of(self._desk.log, organization, patient_id):
-            await self._keys.forget(organization, str(account_id))
-        await self._keys.forget(organization, str(patient_id))
+            await self.keys.forget(organization, str(account_id))
+        await self.keys.forget(organization, str(patient_id))
 
     async def _call_off(self, organization: str, patient_id: UUID, cause: Recorded) -> None:
         """An erasure is refused while visits are to come; this is for one that was booked between that look and the

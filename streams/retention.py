@@ -1,23 +1,26 @@
 """When a record need not be kept any more, forget the person.
 
-In: an organization's patients, by the log. Out: who is due since when, and an erasure of each by the ordinary command,
-which decides anew. Somebody who never came is kept as long, from the day on which they were registered.
+In: an organization's patients, by the log, and the months of which strangers are known. Out: who is due since when, and
+an erasure of each by the ordinary command, which decides anew. Somebody who never came is kept as long, from the day on
+which they were registered.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 from uuid import UUID
 
-from commands.erasure import ErasePerson, last_visit
+from commands.erasure import ErasePerson, ForgetStrangers, last_visit
 from commands.loop import Desk
 from domain import patient, retention
 from domain.access import Actor, Role
+from domain.denial import STRANGERS
 from domain.patient import ErasureGround, Patient
 from domain.refusals import Refusal
+from domain.retention import RetentionPolicy
 
 KEEPER = Actor("retention", Role.SYSTEM)
 
@@ -42,7 +45,7 @@ async def due(
 ) -> AsyncIterator[Due]:
     """Everybody whose record is due today, in the order in which they were registered. `progress` hears how many of how
     many patients were looked at. Raises `LogUnavailable`."""
-    policy = (await desk.states(organization, [retention.STREAM]))[retention.STREAM][1] or retention.AS_SHIPPED
+    policy = await _policy(desk, organization)
     names = await desk.log.streams(organization, _FIRST, _LAST)
     now = desk.clock.now()
     for start in range(0, len(names), _BITE):
@@ -73,3 +76,23 @@ async def erase(desk: Desk, organization: str, one: Due) -> bool:
         # Somebody else was faster.
         return False
     return bool(answer.content["outcome"] == "erased")
+
+
+async def strangers_due(desk: Desk, organization: str, persons: Iterable[str]) -> Sequence[tuple[str, date]]:
+    """The months whose strangers need not be known any more, each with since when, oldest first. `persons` are those
+    who have a key. Raises `LogUnavailable`."""
+    policy, today = await _policy(desk, organization), desk.clock.now().date()
+    months = sorted(person.removeprefix(STRANGERS) for person in persons if person.startswith(STRANGERS))
+    since = {month: retention.strangers_kept_until(policy, month) for month in months}
+    return [(month, day) for month, day in since.items() if day <= today]
+
+
+async def forget_strangers(desk: Desk, organization: str, month: str) -> bool:
+    """Forget where the strangers of a month were; whether that was decided. Raises `LogUnavailable`, `Busy`."""
+    answer = await desk.handle(ForgetStrangers(month=month), KEEPER, organization)
+    return bool(answer.content["outcome"] == "forgotten")
+
+
+async def _policy(desk: Desk, organization: str) -> RetentionPolicy:
+    known: RetentionPolicy | None = (await desk.states(organization, [retention.STREAM]))[retention.STREAM][1]
+    return known or retention.AS_SHIPPED

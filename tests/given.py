@@ -74,7 +74,7 @@ def stream_of(event: Event) -> str:
             return proxy.stream(event.patient_id)
         case proxy.ProxyTakenOn():
             return proxy.charges_stream(event.holder_id)
-        case retention.RetentionPolicySet():
+        case retention.RetentionPolicySet() | retention.StrangersForgotten():
             return retention.STREAM
         case _ if type(event).__module__ == patient.__name__:
             return patient.stream(event.patient_id)  # type: ignore[attr-defined]

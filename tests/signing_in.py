@@ -30,6 +30,8 @@ from commands.loop import Desk
 from domain.client import Audience, Details
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
+from infra.http.denials import NAMED
+from infra.http.origins import Origins
 from infra.http.outside import Registration
 from infra.http.positions import Positions
 from infra.http.service import Together
@@ -142,6 +144,8 @@ class House:
     verifiers: dict[str, str] = field(default_factory=dict)
     # What the audit was told of: the codes of refused requests.
     denied: list[str] = field(default_factory=list)
+    # Beside each code, the account that it was told of, if any.
+    denied_of: list[UUID | None] = field(default_factory=list)
 
     @property
     def authorize(self) -> str:
@@ -287,6 +291,7 @@ async def running(dsn: str, folder: Path, outsiders: Iterable[Registration] = ()
             issuer=url,
             organization=ORGANIZATION,
             audiences={Audience.WRITE: WRITE, Audience.READ: READ},
+            origins=Origins(log, clock, TimeOrderedIds(), SECRET),
             post=Post(letterbox, url),
             outsiders=outsiders,
         )
@@ -294,7 +299,12 @@ async def running(dsn: str, folder: Path, outsiders: Iterable[Registration] = ()
         services = {"oauth": oauth, ".well-known": oauth, "write": writes}
         people = People(desk, clock)  # type: ignore[arg-type]
         house = House(url, desk, log, people, clock, keys, folder / "keys", revocations, oauth, letterbox)
-        together = Together(services, denied=lambda scope, code: house.denied.append(code))
+
+        def denied(scope: Any, code: str) -> None:
+            house.denied.append(code)
+            house.denied_of.append(scope.get(NAMED))
+
+        together = Together(services, denied=denied)
         server = uvicorn.Server(uvicorn.Config(together, lifespan="off", log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve([listener]))
         try:

@@ -41,6 +41,7 @@ class HoldAnswer(Answered):
 
 class RetentionAnswer(Answered):
     years_after_last_visit: int
+    months_of_strangers: int
 
 
 @router.post(
@@ -86,8 +87,15 @@ async def lift_legal_hold(patient_id: UUID, hold_id: UUID, asked: Asked) -> Resp
 @router.put(
     "/retention",
     response_model=RetentionAnswer,
-    **takes(RETAIN, examples={"Ten years": {"years_after_last_visit": 10}}),
+    **takes(
+        RETAIN,
+        examples={
+            "Ten years": {"years_after_last_visit": 10},
+            "A year": {"years_after_last_visit": 10, "months_of_strangers": 12},
+        },
+    ),
 )
 async def set_retention(asked: Asked) -> Response:
-    """Say how many years after the last visit a record is kept. Administrators, freshly signed in."""
+    """Say how many years after the last visit a record is kept, and how many months it stays known where those were
+    who knocked and never signed in (72 as shipped). Administrators, freshly signed in."""
     return await asked.take(await asked.read(RETAIN))

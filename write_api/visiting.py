@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
-from commands.loop import Answer, Command
+from commands.loop import Answer, Command, Decision
 from commands.sign_in import SIGN_IN
 from infra.http.correlation import correlate, correlated
 from infra.http.edge import add_header
@@ -43,12 +43,15 @@ class Visiting:
             SIGN_IN,
             self.counter.organization,
             correlation_id=self.correlation_id,
-            causation_id=await self._origin(),
+            cause=self._cause,
         )
 
-    async def _origin(self) -> UUID | None:
-        origins = self.counter.origins
-        return None if origins is None else await origins.of(self.request.scope, self.counter.organization, SIGN_IN)
+    async def _cause(self, decision: Decision) -> UUID | None:
+        """Where it comes from, as the owner's of the account that is decided on, or as a stranger's."""
+        origins, organization = self.counter.origins, self.counter.organization
+        if origins is None:
+            return None
+        return await origins.of(self.request.scope, organization, SIGN_IN, decision.account_id)
 
 
 async def visiting(request: Request) -> Visiting:

@@ -1,4 +1,4 @@
-"""`daybook retention`: see whose record need not be kept any more, and forget them."""
+"""`daybook retention`: see whose record need not be kept any more, and where strangers were, and forget them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def command() -> None:
     """See whose record need not be kept any more, and forget them.
 
     How many years a record is kept after the last visit is the organization's to say: PUT /write/retention; as shipped
-    it is ten. A legal hold keeps a record beyond that.
+    it is ten. A legal hold keeps a record beyond that. So is how many months it stays known from where strangers
+    knocked and failed to sign in: as shipped six years.
     """
 
 
@@ -29,8 +30,8 @@ def command() -> None:
 @data_option
 @json_option
 def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool) -> None:
-    """Forget everybody whose record is due, by the ordinary command: the decision is in the log, and their keys are
-    destroyed before this ends.
+    """Forget everybody whose record is due, and where the strangers of past months were, by the ordinary commands: the
+    decision is in the log, and the keys are destroyed before this ends.
 
     Names nobody: patients are told by id. Works beside a running Daybook, and without one.
     """
@@ -39,7 +40,7 @@ def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool
 
     with opened(settings, redis=False) as place, bar() as shown:
         task = shown.add_task("looking at patients", total=None)
-        found = asyncio.run(
+        found, months = asyncio.run(
             _run(
                 place,
                 org or settings.organization,
@@ -48,7 +49,7 @@ def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool
             )
         )
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, "due": found}))
+        click.echo(json.dumps({"dry_run": dry_run, "due": found, "strangers": months}))
         return
     for one in found:
         why = f"last visit {one['last_visit']}" if one["last_visit"] else f"no visit, registered {one['registered']}"
@@ -56,14 +57,21 @@ def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool
         click.echo(f"{done:9}  {one['patient_id']}  {why}, kept until {one['since']}")
     counted = sum(not one["held"] for one in found)
     click.echo(f"{counted} due, {len(found) - counted} on legal hold." if found else "Nobody is due.")
+    for one in months:
+        done = "due" if dry_run else "forgotten" if one["forgotten"] else "kept"
+        click.echo(f"{done:9}  where strangers were in {one['month']}, kept until {one['since']}")
 
 
-async def _run(place: Any, organization: str, dry_run: bool, progress: Any) -> list[dict[str, Any]]:
+async def _run(
+    place: Any, organization: str, dry_run: bool, progress: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    from domain.denial import STRANGERS  # noqa: PLC0415
     from infra.desk import desk_for, log_on  # noqa: PLC0415
     from infra.erasures import eraser_on  # noqa: PLC0415
     from streams import retention  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
+    months: list[dict[str, Any]] = []
     async with log_on(place) as log:
         desk = desk_for(place, log)
         async for one in retention.due(desk, organization, progress):
@@ -78,7 +86,11 @@ async def _run(place: Any, organization: str, dry_run: bool, progress: Any) -> l
                     "erased": erased,
                 }
             )
-        if any(one["erased"] for one in found):
-            async with eraser_on(place, desk, log) as eraser:
+        async with eraser_on(place, desk, log) as eraser:
+            named = await eraser.keys.names(organization, STRANGERS)
+            for month, since in await retention.strangers_due(desk, organization, named):
+                forgotten = not dry_run and await retention.forget_strangers(desk, organization, month)
+                months.append({"month": month, "since": since.isoformat(), "forgotten": forgotten})
+            if any(one["erased"] for one in found) or any(one["forgotten"] for one in months):
                 await eraser.sweep()
-    return found
+    return found, months

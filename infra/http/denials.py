@@ -24,6 +24,8 @@ from domain.ports import Clock, Context, EventLog, Ids, LogError, NewEvent, Save
 from infra.http.address import client_address
 from infra.http.tokens import CALLER, Caller
 
+# In the scope of a request without an access token: the account that it showed to be its own all the same.
+NAMED: Final = "daybook.named"
 EVERY: Final = 30.0
 MOST: Final = 50
 MOST_OF_ONE: Final = 5
@@ -92,12 +94,13 @@ class Denials:
         """Neither waits nor raises."""
         caller: Caller | None = scope.get(CALLER)
         operation = getattr(scope.get("route"), "name", "")
-        organization, actor, whose = self._organization, STRANGER, None
+        organization, actor, whose = self._organization, STRANGER, scope.get(NAMED)
         if caller is not None:
             organization, actor = caller.organization, caller.actor.id
-            whose = str(caller.actor.account_id or caller.actor.id)
-        now = self._clock.now()
-        self._add(_Alike(organization, actor, whose, code, operation, client_address(scope)), _Noted(1, now, now))
+            whose = caller.actor.account_id or caller.actor.patient_id or caller.actor.id
+        now, address = self._clock.now(), client_address(scope)
+        alike = _Alike(organization, actor, None if whose is None else str(whose), code, operation, address)
+        self._add(alike, _Noted(1, now, now))
 
     def _add(self, alike: _Alike, found: _Noted) -> None:
         anywhere = replace(alike, operation="", address=None)

@@ -48,11 +48,12 @@ class Origins:
         self._known: OrderedDict[_Key, UUID] = OrderedDict()
         self._strangers = MemoryBuckets()
 
-    async def of(self, scope: Scope, organization: str, actor: Actor) -> UUID:
-        """Where this request comes from; in the log when this returns. Whom no token vouches for is one of the month's
-        strangers. Raises `LogUnavailable`."""
-        stranger = CALLER not in scope
-        person = strangers(self._clock.now()) if stranger else str(actor.account_id or actor.id)
+    async def of(self, scope: Scope, organization: str, actor: Actor, account_id: UUID | None = None) -> UUID:
+        """Where this request comes from; in the log when this returns. `account_id` is an account that they have shown
+        to be theirs without a token; without either they are one of the month's strangers. Raises `LogUnavailable`."""
+        stranger = CALLER not in scope and account_id is None
+        whose = account_id or actor.account_id or actor.patient_id or actor.id
+        person = strangers(self._clock.now()) if stranger else str(whose)
         agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
         # What is no text of PostgreSQL's (a NUL) can't come through HTTP; latin-1 takes all the rest.
         words = agent[:_LONGEST_AGENT].decode("latin-1")

@@ -213,7 +213,7 @@ async def test_a_store_that_is_away_is_waited_for_and_nothing_is_skipped(
     for one in people:
         await erase(desk, one)
     async with erasing(database, master, desk) as eraser:
-        forget, calls = eraser._keys.forget, 0
+        forget, calls = eraser.keys.forget, 0
 
         async def flaky(organization: str, person: str) -> None:
             nonlocal calls
@@ -222,7 +222,7 @@ async def test_a_store_that_is_away_is_waited_for_and_nothing_is_skipped(
                 raise LogUnavailable("away")
             await forget(organization, person)
 
-        eraser._keys.forget = flaky  # type: ignore[method-assign]
+        eraser.keys.forget = flaky  # type: ignore[method-assign]
         with pytest.raises(LogUnavailable):
             await eraser.sweep()
         assert len(without_key(database)) == 1

@@ -14,12 +14,18 @@ from commands.appointments import BookAppointment, CancelAppointment
 from commands.erasure import PlaceLegalHold, SetRetention
 from commands.loop import Desk
 from commands.patients import RegisterPatient
+from commands.sign_in import SIGN_IN
+from domain.denial import STRANGERS, strangers
 from domain.events import ERASED
+from domain.origin import OriginSeen
+from domain.origin import stream as origin_stream
 from domain.patient import HoldReason, HumanName, PatientDetails, PatientRegistered, stream
 from domain.ports import FixedClock
-from infra.erasures import Mark
+from domain.retention import STREAM, StrangersForgotten
+from infra.erasures import Erasures, Mark
 from infra.event_log.log import PostgresEventLog
 from infra.holidays import PublicHolidays
+from infra.http.origins import Origins
 from infra.ids import TimeOrderedIds
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from streams import retention
@@ -115,3 +121,52 @@ async def test_everybody_is_due_in_their_time_and_then_forgotten(
         words[key] = told[0].event.details
     assert words == {never_came: ERASED, called_off: ERASED, came: ERASED, held: DETAILS}
     assert (await due_on(desk, date(2020, 3, 31))).keys() == {held}
+
+
+async def test_where_strangers_were_is_known_as_long_as_the_clinic_says_and_never_again(
+    desk: Desk, log: PostgresEventLog, keyring: PostgresKeyring, database: Database
+) -> None:
+    async def knock(month: int) -> UUID:
+        clock = FixedClock(datetime(2010, month, 31, 23, tzinfo=UTC))
+        scope = {"type": "http", "client": ("192.0.2.7", 1), "headers": [(b"user-agent", b"an old telephone")]}
+        return await Origins(log, clock, TimeOrderedIds(), bytes(32)).of(scope, ORGANIZATION, SIGN_IN)
+
+    async def seen(origin_id: UUID) -> object:
+        name = origin_stream(origin_id)
+        (told,) = (await log.load(ORGANIZATION, {name: 0}))[name]
+        assert isinstance(told.event, OriginSeen)
+        return told.event.address, told.event.agent
+
+    async def due(day: date) -> list[tuple[str, date]]:
+        then = replace(desk, clock=FixedClock(datetime(day.year, day.month, day.day, tzinfo=UTC)))
+        names = await keyring.names(ORGANIZATION, STRANGERS)
+        return list(await retention.strangers_due(then, ORGANIZATION, names))
+
+    march, may = await knock(3), await knock(5)
+    # 45 CFR 164.316(b)(2)(i), from the end of the month on.
+    assert await due(date(2016, 3, 31)) == []
+    assert await due(date(2016, 4, 1)) == [("2010-03", date(2016, 4, 1))]
+    policy = SetRetention(years_after_last_visit=10, months_of_strangers=13)
+    await desk.handle(policy, ADMIN, ORGANIZATION)
+    assert await due(date(2011, 4, 30)) == []
+    assert await due(date(2011, 5, 1)) == [("2010-03", date(2011, 5, 1))]
+
+    now = replace(desk, clock=FixedClock(datetime(2011, 5, 1, tzinfo=UTC)))
+    assert not await retention.forget_strangers(now, ORGANIZATION, "2010-05"), "the command decides by itself"
+    assert await retention.forget_strangers(now, ORGANIZATION, "2010-03")
+    assert await retention.forget_strangers(now, ORGANIZATION, "2010-03"), "twice is once"
+    events = [one.event for one in (await log.load(ORGANIZATION, {STREAM: 0}))[STREAM]]
+    assert events[1:] == [StrangersForgotten(month="2010-03")]
+    assert await seen(march) == ("192.0.2.7", "an old telephone"), "nobody has carried it out yet"
+
+    mark = Mark(database.app)
+    async with Erasures(log, keyring, mark):
+        assert await seen(march) == (ERASED, ERASED), "this process has let go already"
+    await Eraser(now, log, keyring, mark).sweep()
+    await mark.close()
+    assert await seen(march) == (ERASED, ERASED)
+    assert await seen(may) == ("192.0.2.7", "an old telephone")
+    assert await due(date(2011, 5, 1)) == []
+    # A clock that goes wrong seals with no second key of the same month.
+    key = strangers("2010-03")
+    assert (await keyring.keys(ORGANIZATION, [key], create=True))[key] is None

@@ -77,7 +77,7 @@ async def follow_link(request: Request, purpose: LinkPurpose, form: Form, attemp
         return _password_page(request, purpose, token, problem=problem, status=422)
     command = FollowLink(purpose=purpose, token=token, password=SecretStr(password))
     try:
-        answer = await at.authority.ask(command, await at.browsers.visit(request))
+        answer = await at.authority.ask(command, at.browsers.visit(request))
     except PasswordTooWeak as refusal:
         return _password_page(request, purpose, token, problem=_sentence(refusal.message), status=refusal.status)
     except LinkEnded as refusal:
@@ -95,7 +95,7 @@ async def _by_letter(request: Request, form: dict[str, str], attempt: Attempt, p
     except AddressNotTaken as refusal:
         return _address_page(request, page, said, problem=_sentence(refusal.message), status=refusal.status)
     command = RegisterAccount(email=email) if page == "register" else AskReset(email=email)
-    answer = await at.authority.ask(command, await at.browsers.visit(request))
+    answer = await at.authority.ask(command, at.browsers.visit(request))
     response = at.pages.show(request, "account_letter")
     response.background = on_its_way(request.app.state.post, answer.content)
     return response

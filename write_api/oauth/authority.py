@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -16,10 +16,12 @@ from uuid import UUID
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from starlette.types import Scope
 
-from commands.loop import NOTHING, Aggregate, Answer, Command, Desk, Key
+from commands.loop import NOTHING, Aggregate, Answer, Cause, Command, Decision, Desk, Key
 from commands.sign_in import SIGN_IN
 from domain.client import Audience
+from infra.http.denials import NAMED
 from infra.http.origins import Origins
 from infra.http.seals import Seals
 from infra.http.tokens import Bearers, SigningKey
@@ -42,12 +44,13 @@ class Keys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request: from where, and under which ids it stands in the log."""
+    """One request: from where, and under which id it stands in the log. What comes of it has its origin as the cause,
+    which is written only then, when it is known whose it is."""
 
     address: str = ""
     user_agent: str = ""
     correlation_id: UUID | None = None
-    causation_id: UUID | None = None
+    scope: Scope | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,23 @@ class Authority:
             SIGN_IN,
             self.organization,
             correlation_id=visit.correlation_id,
-            causation_id=visit.causation_id,
+            cause=self.cause(visit, on_behalf_of),
             on_behalf_of=None if on_behalf_of is None else str(on_behalf_of),
         )
+
+    def cause(self, visit: Visit, account_id: UUID | None) -> Cause | None:
+        """What is to stand as the cause of what comes of a visit. `account_id` names whoever is there, where a session,
+        a token or a first proof does so already; otherwise what is decided may."""
+        scope, origins = visit.scope, self.origins
+        if scope is not None and account_id is not None:
+            scope[NAMED] = account_id
+        if scope is None or origins is None:
+            return None
+
+        async def caused(decision: Decision) -> UUID:
+            return await origins.of(scope, self.organization, SIGN_IN, account_id or decision.account_id)
+
+        return caused
 
     def state_from_thread(self, aggregate: Aggregate[S], key: Key) -> S | None:
         return from_thread.run(self.state, aggregate, key)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from commands.loop import ACCOUNT, MFA_POLICY, SESSION
 from commands.sessions import EndSession, StartSession
-from commands.sign_in import SIGN_IN, account_of
+from commands.sign_in import account_of
 from domain import session
 from domain.mfa_policy import THE_POLICY
 from domain.session import PRESENT, Session, SessionId
@@ -54,16 +54,12 @@ class Browsers:
         self._authority = authority
         self._forms = forms
 
-    async def visit(self, request: Request) -> Visit:
-        """From where this is asked, in the log by the time this returns. Raises `LogUnavailable`."""
-        authority = self._authority
-        correlation_id = correlated(request.scope) or authority.desk.ids.new()
+    def visit(self, request: Request) -> Visit:
+        """From where this is asked."""
+        correlation_id = correlated(request.scope) or self._authority.desk.ids.new()
         correlate(request.scope, correlation_id)
-        origin = None
-        if authority.origins is not None:
-            origin = await authority.origins.of(request.scope, authority.organization, SIGN_IN)
         agent = request.headers.get("user-agent", "")[:_LONGEST_AGENT]
-        return Visit(client_address(request.scope), agent, correlation_id, origin)
+        return Visit(client_address(request.scope), agent, correlation_id, request.scope)
 
     async def signed_in(self, request: Request) -> SignedIn | None:
         authority = self._authority

@@ -51,7 +51,7 @@ async def introspect_token(request: Request, attempt: _Attempt) -> Response:
 
 async def _answered(request: Request, what: str, *arguments: str) -> Response:
     at: Reception = request.app.state.reception
-    visit = await at.browsers.visit(request)
+    visit = at.browsers.visit(request)
     try:
         question = await asked(request, visit)
     except OAuth2Error as error:

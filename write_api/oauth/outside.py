@@ -81,7 +81,7 @@ async def unlink(request: Request, name: str, form: Form, attempt: _Attempt) -> 
         command = UnlinkProvider(identity=UUID(form.get("identity", "")))
     except ValueError:
         return fault(at, request, "This account is not linked there.")
-    return await _by_owner(request, user, command, await at.browsers.visit(request))
+    return await _by_owner(request, user, command, at.browsers.visit(request))
 
 
 @router.get("/oauth/outside/{name}/back")
@@ -128,7 +128,7 @@ async def _came_back(request: Request, provider: Provider, begun: dict[str, Any]
         answer = {}
     if begun is None or not hmac.compare_digest(begun["s"].encode(), answer.get("state", "").encode()):
         raise OutsideRefused("This was begun in another browser, or too long ago. Start again.")
-    visit = await at.browsers.visit(request)
+    visit = at.browsers.visit(request)
     linking = "l" in begun
     outsider = await provider.identify(answer, begun["n"], begun["v"], at.authority.now(), address=linking)
     if linking:
@@ -169,7 +169,7 @@ async def _by_owner(request: Request, user: SignedIn, command: Command, visit: V
             acting(user),
             at.authority.organization,
             correlation_id=visit.correlation_id,
-            causation_id=visit.causation_id,
+            cause=at.authority.cause(visit, user.account_id),
         )
     except StepUpRequired as refusal:
         return await _once_more(request, refusal)

@@ -125,7 +125,7 @@ async def authorize(request: Request) -> Response:
     text = await request.body() if request.method == "POST" else request.scope["query_string"]
     if len(text) > _LONGEST_QUERY:
         return fault(at, request, "The app asked for more than fits.")
-    return await _go_on(at, request, at.flow(text.decode("latin-1")), await at.browsers.visit(request))
+    return await _go_on(at, request, at.flow(text.decode("latin-1")), at.browsers.visit(request))
 
 
 @router.get("/oauth/continue")
@@ -133,7 +133,7 @@ async def go_on(request: Request, flow: str = "") -> Response:
     at: Reception = request.app.state.reception
     if (found := at.read_flow(flow)) is None:
         return fault(at, request, "This took too long. Go back to the app and start again.")
-    return await _go_on(at, request, found, await at.browsers.visit(request))
+    return await _go_on(at, request, found, at.browsers.visit(request))
 
 
 async def _go_on(
@@ -204,7 +204,7 @@ async def begin(request: Request) -> Response:
 @router.post("/oauth/sign-in")
 async def sign_in(request: Request, form: Form, attempt: _Attempt) -> Response:
     at: Reception = request.app.state.reception
-    flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
+    flow, visit = at.read_flow(form.get("flow")), at.browsers.visit(request)
     email = form.get("email", "")
     await attempt.of(email.strip().casefold())
     if not email or not form.get("password") or len(email) > 1000 or len(form["password"]) > 1000:
@@ -231,7 +231,7 @@ async def first_proven(
 @router.post("/oauth/second-factor")
 async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Response:
     at: Reception = request.app.state.reception
-    flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
+    flow, visit = at.read_flow(form.get("flow")), at.browsers.visit(request)
     proven = at.read_half(form.get("half"), "second_factor")
     if proven is None:
         return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
@@ -260,7 +260,7 @@ async def second_factor(request: Request, form: Form, attempt: _Attempt) -> Resp
 async def passkey(request: Request, form: Form, attempt: _Attempt) -> Response:
     """A passkey by itself: it says whose it is, and the device has checked who holds it."""
     at: Reception = request.app.state.reception
-    flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
+    flow, visit = at.read_flow(form.get("flow")), at.browsers.visit(request)
     shown = _passkey_of(form) or {}
     told = (
         await at.authority.ask(CheckPasskey(response=shown, challenge=form.get("challenge", "")[:1000]), visit)
@@ -276,7 +276,7 @@ async def passkey(request: Request, form: Form, attempt: _Attempt) -> Response:
 async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
     """Whose role needs a second factor and who has none sets one up before they are let in."""
     at: Reception = request.app.state.reception
-    flow, visit = at.read_flow(form.get("flow")), await at.browsers.visit(request)
+    flow, visit = at.read_flow(form.get("flow")), at.browsers.visit(request)
     proven = at.read_half(form.get("half"), "enrol")
     if proven is None:
         return await sign_in_page(at, request, flow, None, problem="This took too long. Sign in again.", status=401)
@@ -292,7 +292,7 @@ async def enrol(request: Request, form: Form, attempt: _Attempt) -> Response:
             actor,
             at.authority.organization,
             correlation_id=visit.correlation_id,
-            causation_id=visit.causation_id,
+            cause=at.authority.cause(visit, actor.account_id),
         )
     except CodeWrong:
         problem = "This is not the code that your app shows now. Here is a new secret; remove the former one."
@@ -312,7 +312,7 @@ async def consent(request: Request, form: Form) -> Response:
     if (flow := at.read_flow(form.get("flow"))) is None:
         return fault(at, request, "This took too long. Go back to the app and start again.")
     agreed = form.get("decision") == "allow"
-    visit = await at.browsers.visit(request)
+    visit = at.browsers.visit(request)
     return await _go_on(at, request, flow, visit, approved=agreed, denied=not agreed)
 
 
@@ -378,7 +378,7 @@ async def _enrol_page(
         actor,
         at.authority.organization,
         correlation_id=visit.correlation_id,
-        causation_id=visit.causation_id,
+        cause=at.authority.cause(visit, actor.account_id),
     )
     picture = segno.make(answer.content["uri"], error="m").svg_data_uri(scale=5, border=2)
     return _page(

@@ -31,7 +31,7 @@ router = APIRouter(include_in_schema=False)
 @router.post("/oauth/end-session")
 async def end_session(request: Request) -> Response:
     at: Reception = request.app.state.reception
-    visit = await at.browsers.visit(request)
+    visit = at.browsers.visit(request)
     try:
         question = await asked(request, visit)
         wish = await at.authority.in_thread(at.server.validate_endpoint_request, "end_session", question)
@@ -52,7 +52,7 @@ async def end_session(request: Request) -> Response:
 async def sign_out(request: Request, form: Form) -> Response:
     at: Reception = request.app.state.reception
     response = at.pages.show(request, "signed_out")
-    await at.browsers.sign_out(request, response, await at.browsers.visit(request))
+    await at.browsers.sign_out(request, response, at.browsers.visit(request))
     return response
 
 
@@ -77,7 +77,7 @@ async def end_other(request: Request, form: Form) -> Response:
     at: Reception = request.app.state.reception
     if (user := await at.browsers.signed_in(request)) is None:
         return RedirectResponse("/oauth/sign-in", 303)
-    visit = await at.browsers.visit(request)
+    visit = at.browsers.visit(request)
     command: EndSession | EndSessions = EndSessions(account_id=user.account_id, but=user.session_id)
     if named := form.get("session"):
         try:
@@ -89,7 +89,7 @@ async def end_other(request: Request, form: Form) -> Response:
         acting(user),
         at.authority.organization,
         correlation_id=visit.correlation_id,
-        causation_id=visit.causation_id,
+        cause=at.authority.cause(visit, user.account_id),
     )
     return RedirectResponse("/oauth/sessions", 303)
 
