@@ -30,8 +30,9 @@ from write_api.oauth.signing_in import Reception
 router = APIRouter(include_in_schema=False)
 
 _Attempt = Annotated[Attempt, Depends(Limited("token", per_address="600/minute"))]
-# Strangers' tools ask for these often, and they change seldom.
-_KEPT: Final = {"Cache-Control": "public, max-age=300"}
+# Strangers' tools ask for these often, from pages of any origin too, and they change seldom. They are the same for
+# everybody (SMART App Launch 2.2 §7).
+_KEPT: Final = {"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
 
 
 @router.post("/oauth/token")

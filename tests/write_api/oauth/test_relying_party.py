@@ -129,3 +129,20 @@ async def test_a_system_gets_in_by_itself(house: House) -> None:
         # It may not write; the API says which scope that needs.
         answer = await client.post(f"{house.url}/write/patients", json={})
         assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+
+
+async def test_what_says_nothing_of_anybody_is_read_from_any_origin(house: House) -> None:
+    """A page of another origin finds the way and the keys; nothing else of ours says that it may be read."""
+    from_elsewhere = {"Origin": "https://elsewhere.example.org"}
+    async with httpx.AsyncClient(base_url=house.url, headers=from_elsewhere) as http:
+        for path in (
+            "/oauth/jwks",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/smart-configuration",
+        ):
+            answer = await http.get(path)
+            assert answer.headers["access-control-allow-origin"] == "*", path
+            assert "access-control-allow-credentials" not in answer.headers
+        for path in ("/oauth/userinfo", "/oauth/sign-in", "/oauth/sessions"):
+            assert "access-control-allow-origin" not in (await http.get(path)).headers, path
