@@ -15,6 +15,7 @@ from infra.http.positions import Positions
 from infra.http.tokens import SigningKey
 from infra.key_files import read, read_or_make
 from infra.master_keys import CURRENT, MasterKeyFolder
+from infra.search_keys import SearchKeys
 from infra.signing_keys import TokenKeys
 from infra.troubles import CannotStart
 
@@ -26,7 +27,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "tokens.ed25519": "signs tokens",
         "http": "seals cursors, positions and forms",
         "commands": "keys the hashes of remembered commands",
-        "blind": "keys the hashes that stand for addresses and names; it may never change",
+        "blind": "keys the hashes that stand for addresses, and never changes; for names, until `search` is rotated",
     }
 )
 # A log that has begun can't do without those it began with (`infra/key_marks.py`); of the others a new one will do.
@@ -96,6 +97,10 @@ class KeyFolder:
 
     def blinds(self) -> KeyedBlinds:
         return KeyedBlinds(self.secret("blind"))
+
+    def search(self) -> SearchKeys:
+        """Find people; they change while this lives, when somebody rotates them."""
+        return SearchKeys(self.path, KeyFolder(self.path, make=False).secret)
 
     def memory(self) -> bytes:
         return self.secret("commands")

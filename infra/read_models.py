@@ -75,7 +75,7 @@ async def models_on(
             if "diary" in wanted:
                 models["diary"] = AppointmentDiary(RedisStore(client, "diary"))
             if "people" in wanted:
-                models["people"] = People(RedisStore(client, "people"), place.keys.blinds())
+                models["people"] = People(RedisStore(client, "people"), place.keys.search())
             free_time = FreeTime(RedisStore(client, "free_time"))
             if "free_time" in wanted:
                 models["free_time"] = free_time

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar, Final, Self
@@ -43,6 +43,8 @@ _PLAIN: Final = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ":
 _WRITTEN_OUT: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 
 Document = dict[str, Any]
+# The key that tokens are made with, and after it those under which some may still be kept.
+Keys = Callable[[], Sequence[Blinds]]
 
 
 def folded(words: str) -> Iterator[frozenset[str]]:
@@ -95,11 +97,8 @@ class Sought:
 class Tokens:
     """Words to tokens. What kind of word it is goes in, so that one that is both leads apart."""
 
-    def __init__(self, blinds: Blinds) -> None:
-        self._blinds = blinds
-
-    def _token(self, organization: str, kind: str, word: str) -> str:
-        return urlsafe_b64encode(self._blinds.of("search", organization, kind, word)[:15]).decode()
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
 
     def of(self, organization: str, details: PatientDetails) -> list[str]:
         """All that lead to somebody of whom this is known, in order."""
@@ -107,19 +106,22 @@ class Tokens:
         if details.birth_date is not None:
             told.add(("birth_date", details.birth_date.isoformat()))
         told |= {("phone", digits(one.number)[-END:]) for one in details.phones}
-        return sorted(self._token(organization, kind, word) for kind, word in told)
+        newest = self._keys()[0]
+        return sorted(_token(newest, organization, kind, word) for kind, word in told)
 
     def sought(self, organization: str, sought: Sought) -> list[list[str]]:
-        """What a person must be led to by: one token of each list."""
-        lists = [
-            [self._token(organization, "name", word[:_LONGEST]) for word in sorted(ways)]
-            for ways in folded(sought.name)
-        ]
+        """What a person must be led to by: one token of each list. Rows may still be kept under an older key."""
+        asked = [[("name", word[:_LONGEST]) for word in sorted(ways)] for ways in folded(sought.name)]
         if sought.birth_date is not None:
-            lists.append([self._token(organization, "birth_date", sought.birth_date.isoformat())])
+            asked.append([("birth_date", sought.birth_date.isoformat())])
         if sought.phone:
-            lists.append([self._token(organization, "phone", dialled(sought.phone)[-END:])])
-        return lists
+            asked.append([("phone", dialled(sought.phone)[-END:])])
+        keys = self._keys()
+        return [[_token(key, organization, kind, word) for key in keys for kind, word in ways] for ways in asked]
+
+
+def _token(key: Blinds, organization: str, kind: str, word: str) -> str:
+    return urlsafe_b64encode(key.of("search", organization, kind, word)[:15]).decode()
 
 
 def _beginnings(words: str) -> Iterator[str]:
@@ -165,10 +167,10 @@ class People(DocumentModel):
     name = "people"
     SHAPES: ClassVar = {}
 
-    def __init__(self, store: Store, blinds: Blinds) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         super().__init__(store)
-        self._blinds = blinds
-        self._tokens = Tokens(blinds)
+        self._keys = keys
+        self._tokens = Tokens(keys)
         self._shapes = {"patient": PersonShape(self._tokens)}
 
     @property
@@ -179,7 +181,7 @@ class People(DocumentModel):
         return ()
 
     async def next_generation(self) -> Self:
-        return type(self)(await self.store.next_generation(), self._blinds)
+        return type(self)(await self.store.next_generation(), self._keys)
 
     async def find(self, organization: str, sought: Sought) -> tuple[list[UUID], bool]:
         """Who may be meant, longest known first, and whether there may be more than were looked through: whom the

@@ -112,7 +112,7 @@ async def anew(place: Installation, history: Sequence[Recorded], now: datetime) 
     await times.apply(history)
     found["free_time"] = {**free_time.kept, **free_time.lists}
     people = MemoryStore()
-    await People(people, place.keys.blinds()).apply(history)
+    await People(people, place.keys.search()).apply(history)
     found["people"] = {**people.kept, **people.lists}
     if place.index:
         with tempfile.TemporaryDirectory() as folder:

@@ -152,7 +152,7 @@ async def served(
     await client.flushdb()
     diary = AppointmentDiary(RedisStore(client, "diary"))
     free_time = FreeTime(RedisStore(client, "free_time"))
-    people = People(RedisStore(client, "people"), KeyedBlinds(SECRET))
+    people = People(RedisStore(client, "people"), lambda: [KeyedBlinds(SECRET)])
     facts = None
     if clickhouse is not None:
         facts = Facts(clickhouse.connect(), clickhouse.connect(), database=f"facts_{next(_databases)}")

@@ -23,8 +23,8 @@ def command() -> None:
     """
 
 
-_ROTATED = click.Choice(["tokens", "master", "checkpoints", "commands"])
-_RETIRED = click.Choice(["tokens", "master"])
+_ROTATED = click.Choice(["tokens", "master", "search", "checkpoints", "commands"])
+_RETIRED = click.Choice(["tokens", "master", "search"])
 _FOLDER = click.option(
     "--folder", type=click.Path(path_type=Path), help="Which. [default: $DAYBOOK_KEYS, or keys in DATA]"
 )
@@ -35,7 +35,7 @@ _FOLDER = click.option(
 @_FOLDER
 @data_option
 @json_option
-@click.option("--prepare", is_flag=True, help="master: only lay the new key beside the old one.")
+@click.option("--prepare", is_flag=True, help="master, search: only lay the new key beside the old one.")
 def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: bool, prepare: bool) -> None:
     """Put another key in the place of one that is old, in wrong hands, or lost.
 
@@ -47,19 +47,27 @@ def rotate_command(which: str, folder: Path | None, data: Path | None, as_json: 
     gone on with by doing it again. Where services don't share the folder itself, --prepare first, hand master.next out
     to all of them, and rotate then.
 
+    search: people are found under another key than `blind`, or than the one that came after it. The read model is
+    filled anew beside the old one and swapped, and people are found under both keys meanwhile; once that is done,
+    `daybook keys retire search`. Where services don't share the folder itself, --prepare, hand out all of search.*, and
+    `daybook projections rebuild --model people`.
+
     checkpoints: another key signs the log; what was signed stays good under the former public key, which stays beside
     the checkpoints. Give the new one, printed here, to whoever checks proofs, and restart what signs.
 
     commands: a command that is repeated from before is refused (422) instead of answered as it was. Restart the
     services that write.
 
-    Both of these may be lost; a master key may not, nor blind, under which addresses are claimed in the log.
+    These three may be lost; a master key may not, nor blind, under which addresses are claimed in the log.
     """
     settings = Settings.load(data=data, keys=folder)
-    if prepare and which != "master":
-        raise click.UsageError("--prepare goes with master.")
+    if prepare and which not in ("master", "search"):
+        raise click.UsageError("--prepare goes with master and search.")
     if which == "master":
         _rotate_master(settings, as_json, prepare)
+        return
+    if which == "search":
+        _rotate_search(settings, as_json, prepare)
         return
     if which == "checkpoints":
         _rotate_checkpoints(settings, as_json)
@@ -87,6 +95,8 @@ def retire_command(which: str, folder: Path | None, data: Path | None, as_json: 
     master: the former key, once no backup made before the rotation may be needed. It opens nothing in the database any
     more, which is made sure of first; from then on older copies of the data keys are worthless, those of people who
     were erased since among them.
+
+    search: the keys under which people were found before, once the read model was filled anew.
     """
     settings = Settings.load(data=data, keys=folder)
     if which == "master":
@@ -96,6 +106,11 @@ def retire_command(which: str, folder: Path | None, data: Path | None, as_json: 
         with opened(settings, redis=False) as place:
             gone = asyncio.run(master_keys.retire(place.postgres, place.keys.path))
         _tell_retired(place.keys.path, [master_keys.RETIRED] if gone else [], as_json)
+        return
+    if which == "search":
+        from infra.search_keys import retire as retire_search  # noqa: PLC0415 - loads the parts that use them
+
+        _tell_retired(settings.keys_folder, retire_search(settings.keys_folder), as_json)
         return
     from infra.signing_keys import retire  # noqa: PLC0415 - loads the parts that use them
 
@@ -131,6 +146,24 @@ def _rotate_master(settings: Settings, as_json: bool, prepare: bool) -> None:
         click.echo(json.dumps({"wrapped": count, "retired": master_keys.RETIRED}))
     else:
         click.echo(f"{count:,} data keys were wrapped anew. Make a backup now: those made before need master.retired.")
+
+
+def _rotate_search(settings: Settings, as_json: bool, prepare: bool) -> None:
+    from infra.cli.projections import rebuilt_model  # noqa: PLC0415 - loads the parts that use them
+    from infra.keys import KeyFolder  # noqa: PLC0415
+    from infra.search_keys import rotate  # noqa: PLC0415
+
+    KeyFolder(settings.keys_folder, make=False).blinds()
+    name = rotate(settings.keys_folder)
+    told = {"key": name} if prepare else {"key": name, "rebuilt": rebuilt_model(settings, "people")}
+    if as_json:
+        click.echo(json.dumps(told))
+    elif prepare:
+        click.echo(f"{settings.keys_folder / name} lies there")
+    else:
+        click.echo(
+            f"People are found under {settings.keys_folder / name}. `daybook keys retire search` ends the others."
+        )
 
 
 def _rotate_checkpoints(settings: Settings, as_json: bool) -> None:

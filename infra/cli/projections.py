@@ -68,15 +68,20 @@ def rebuild_command(wanted: tuple[str, ...], data: Path | None, as_json: bool) -
     settings = Settings.load(data=data)
     done = []
     for model in wanted or MODELS:
-        try:
-            ended = watch(ask(_running(settings), "rebuild", model=model), f"rebuilding {model}")
-        except NotRunning:
-            ended = watch(_alone(settings, _rebuild, model), f"rebuilding {model}")
-        done.append(dict(ended))
+        ended = rebuilt_model(settings, model)
+        done.append(ended)
         if not as_json:
             click.echo(f"{model:<10} rebuilt, at {ended['position']:,}")
     if as_json:
         click.echo(json.dumps({"rebuilt": done}))
+
+
+def rebuilt_model(settings: Settings, model: str) -> dict[str, Any]:
+    """Fill one read model anew, by the server that runs or in this process. Raises `Trouble`."""
+    try:
+        return dict(watch(ask(_running(settings), "rebuild", model=model), f"rebuilding {model}"))
+    except NotRunning:
+        return dict(watch(_alone(settings, _rebuild, model), f"rebuilding {model}"))
 
 
 def _running(settings: Settings) -> DataFolder:

@@ -41,7 +41,7 @@ class Told:
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
-        self.model = People(self.store, BLINDS)
+        self.model = People(self.store, lambda: [BLINDS])
         self.log: list[Recorded] = []
 
     async def say(self, event: Event, organization: str = ORGANIZATION) -> None:
@@ -179,7 +179,7 @@ async def test_what_is_kept_tells_nobody_who_anybody_is() -> None:
     # Nor who is known to two organizations, nor to whom without the key.
     tokens = [set(json.loads(document)["tokens"]) for document in told.store.kept.values()]
     assert tokens[0].isdisjoint(tokens[1])
-    other = People(told.store, KeyedBlinds(b"another key"))
+    other = People(told.store, lambda: [KeyedBlinds(b"another key")])
     assert await other.find(ORGANIZATION, Sought(name="quack")) == ([], False)
 
 
