@@ -49,6 +49,7 @@ ACCESS_REFUSED: Final = "AccessRefused.v1"
 LOOKED: Final = frozenset({RecordSeen.NAME, SESSION_STARTED, SIGN_IN_FAILED, ACCESS_REFUSED})
 
 _PATIENTS_NAMED: Final = 50
+_ROUTES_NAMED: Final = 5
 
 
 class Pattern(StrEnum):
@@ -266,10 +267,23 @@ def _refusals(events: Sequence[Recorded]) -> Iterator[Finding]:
         for hour, some in _by_hour(refused).items():
             count = sum(int(_told(one, "times") or 1) for one in some)
             if count > MOST_OPENED:
-                codes = ", ".join(sorted({str(_told(one, "code")) for one in some}))
+                what = _what_was_refused(some)
                 looks = [_Look(one.occurred_at, one.position, UUID(int=0)) for one in some]
-                because = f"{count} requests refused in the hour from {hour:%H:%M} UTC on ({codes})"
+                because = f"{count} requests refused in the hour from {hour:%H:%M} UTC on: {what}"
                 yield _finding(Pattern.MANY_REFUSED, actor, looks, count, 0, MOST_OPENED, because, patients=())
+
+
+def _what_was_refused(refused: Iterable[Recorded]) -> str:
+    """With which codes, and at which routes where they were told apart."""
+    routes: dict[str, set[str]] = defaultdict(set)
+    for one in refused:
+        routes[str(_told(one, "code"))].add(str(_told(one, "operation") or ""))
+    told = []
+    for code, names in sorted(routes.items()):
+        named = sorted(names - {""})
+        more = ["others"] if len(named) > _ROUTES_NAMED or "" in names else []
+        told.append(f"{code} at {', '.join(named[:_ROUTES_NAMED] + more)}" if named else code)
+    return "; ".join(told)
 
 
 def _by_hour(events: Iterable[Recorded]) -> Mapping[datetime, list[Recorded]]:

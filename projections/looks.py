@@ -224,7 +224,7 @@ _SCREENS = {
     Screen.PAGE: "the times that are taken on a day",
     Screen.FREE_TIMES: "free times beside the visits",
     Screen.PATIENT: "who the patient is",
-    Screen.PATIENT_SEARCH: "a find among patients",
+    Screen.PATIENT_SEARCH: "the patient in a search",
     Screen.PRIVATE_WORDS: "the words of an appointment",
     Screen.CONSENTS: "the consents",
     Screen.PROXIES: "who stands for the patient",

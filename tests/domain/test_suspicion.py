@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from domain.access import Role
 from domain.account import Factor, FailureReason, SignInFailed
+from domain.denial import AccessRefused
 from domain.events import Event
 from domain.look import RecordSeen, Screen
 from domain.ports import Recorded
@@ -52,6 +53,14 @@ class Story:
         for number, patient in enumerate(patients):
             look = RecordSeen(patient_id=uid(patient), screen=screen, role=role, behind_glass=behind_glass)
             self._told.append((at(day, hour) + timedelta(seconds=apart * number), actor, look))
+        return self
+
+    def refused(self, actor: str, day: int, hour: float, code: str, operation: str, times: int) -> Story:
+        when = at(day, hour)
+        event = AccessRefused(
+            whose=actor, code=code, operation=operation, times=times, first_at=when, last_at=when, address=None
+        )
+        self._told.append((when, actor, event))
         return self
 
     def signs_in(self, account: int, *when: datetime) -> Story:
@@ -170,6 +179,17 @@ def test_knocking_at_an_account() -> None:
     (found,) = Story().fails(1, at(0, 9), 12).signs_in(1, at(0, 9.5)).found()
     assert "succeeded" in found.because
     assert Story().fails(1, at(0, 9), 20, apart=600).found() == []
+
+
+def test_many_refused_requests_say_with_which_codes_and_at_which_routes() -> None:
+    story = Story().refused("clerk", 0, 9, "not_allowed", "read_looks", 20)
+    assert story.found() == []
+    story.refused("clerk", 0, 9.5, "not_allowed", "", 30).refused("clerk", 0, 9.6, "token_expired", "", 5)
+    (found,) = story.found()
+    assert (found.pattern, found.who, found.count) == (Pattern.MANY_REFUSED, "clerk", 55)
+    assert found.because == (
+        "55 requests refused in the hour from 09:00 UTC on: not_allowed at read_looks, others; token_expired"
+    )
 
 
 def test_what_lies_outside_the_period_tells_what_is_usual_and_is_no_finding() -> None:

@@ -122,7 +122,7 @@ def say(kept: Kept, *arguments: str, exit_code: int = 0) -> str:
 
 def test_what_happened_is_told_in_sentences(kept: Kept) -> None:
     lines = say(kept, "show", "--person", str(kept.patient)).splitlines()
-    assert any("admin-1  OPERATIONS  Patient registered." in line for line in lines)
+    assert any(f"admin-1  OPERATIONS  Patient {kept.patient} was registered" in line for line in lines)
     assert any("desk-1  TREATMENT  The front desk booked" in line for line in lines)
     assert all(str(kept.patient) in line or str(kept.appointment) in line for line in lines)
     by_desk = say(kept, "show", "--actor", "desk-1", "--purpose", "treatment", "--name", "AppointmentBooked")
