@@ -24,15 +24,22 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from domain import account, appointment, consent, holder, patient, proxy, retention
-from domain.account import Account
+from domain import appointment, consent, glass, holder, patient, proxy, retention
+from domain.access import Role
 from domain.appointment import Status
 from domain.consent import ConsentGiven, ConsentWithdrawn
 from domain.disclosure import REACHES_BACK
 from domain.events import Erased
-from domain.holder import HolderNamed
+from domain.glass import GlassBroken, GlassReason
 from domain.look import Screen
-from domain.patient import CorrectionSource, ErasureRefused, PatientDetails
+from domain.patient import (
+    CorrectionSource,
+    ErasureRefused,
+    HoldReason,
+    LegalHoldLifted,
+    LegalHoldPlaced,
+    PatientDetails,
+)
 from domain.ports import EventLog, Recorded
 from domain.proxy import ProxyEnded, ProxyGranted
 from projections import looks
@@ -41,6 +48,7 @@ from read_api.appointments import Appointment, shown
 from read_api.asking import Asked, unknown
 from read_api.consents import ConsentEntry, entry
 from read_api.describing import answers
+from read_api.exported_accounts import ExportedAccount, ExportedOrigin, accounts_of, origins_of
 from read_api.words import AppointmentWords, words_of
 
 router = APIRouter(tags=["personal data"])
@@ -64,6 +72,15 @@ RIGHTS: Final = (
     "To withdraw any consent at any time (GDPR 7(3)).",
     "To complain to a supervisory authority (GDPR 77).",
 )
+WITHHELD: Final = (
+    "The matter of a legal hold: it is written down for legal claims (GDPR 15(4), 23(1)(j); 45 CFR 164.524(a)(1)(ii)).",
+    "What was said where the record was opened to protect somebody: it may put another at risk. Ask the clinic, where a"
+    " professional decides (GDPR 15(4), 23(1)(i); 45 CFR 164.524(a)(3)).",
+    "The names of those who looked, or opened the record in an emergency: the clinic answers for them (GDPR 15(4)).",
+    "Hashes and keys by which you sign in: whoever had them could come in as you (GDPR 32).",
+    "Where somebody was who guessed at your password or asked for a link to your account: it may not have been you, and"
+    " it is not kept under your name (GDPR 11, 15(4)).",
+)
 
 
 class Telling(BaseModel):
@@ -77,13 +94,6 @@ class Telling(BaseModel):
 class ExportedAppointment(Appointment):
     words: AppointmentWords
     history: list[str]
-
-
-class ExportedAccount(BaseModel):
-    account_id: UUID
-    email: str | None
-    role: str
-    status: str
 
 
 class ExportedProxy(BaseModel):
@@ -114,6 +124,24 @@ class ExportedDisclosure(BaseModel):
     why: str | None
 
 
+class ExportedEmergency(BaseModel):
+    """The record was opened without a visit, for a stated reason. `words` are what was said of the person then; null
+    where they were erased, or are withheld."""
+
+    at: datetime
+    until: datetime
+    reason: GlassReason
+    words: str | None
+
+
+class ExportedHold(BaseModel):
+    """What keeps the record from being erased. The matter is withheld."""
+
+    placed: datetime
+    lifted: datetime | None
+    reason: HoldReason
+
+
 class Kept(BaseModel):
     """`until` is the first day on which the record need not be kept any more; null where there was no visit."""
 
@@ -131,7 +159,8 @@ class RefusedErasure(BaseModel):
 
 
 class PersonExport(BaseModel):
-    """`source` says where the data come from where it was not the person (GDPR 15(1)(g))."""
+    """`source` says where the data come from where it was not the person (GDPR 15(1)(g)). `withheld` says what is held
+    and not told here, and why."""
 
     made_at: datetime
     organization: str
@@ -143,11 +172,15 @@ class PersonExport(BaseModel):
     tellings: list[Telling]
     appointments: list[ExportedAppointment]
     accounts: list[ExportedAccount]
+    origins: list[ExportedOrigin]
     proxies: list[ExportedProxy]
     consents: list[ConsentEntry]
     looks: list[ExportedLook]
     disclosures: list[ExportedDisclosure]
+    emergencies: list[ExportedEmergency]
+    holds: list[ExportedHold]
     refused_erasures: list[RefusedErasure]
+    withheld: list[str]
     purposes: list[str]
     source: str
     kept: Kept
@@ -202,17 +235,22 @@ async def of_person(
         record = patient.tell(record, one.event, one.recorded_at)
     if state is None or record is None:
         return None
-    appointments = await _appointments(log, organization, patient_id, position, now)
-    seen = [
-        ExportedLook(
-            at=one.recorded.occurred_at,
-            role=one.look.role.value,
-            what=looks.said(one.look.screen),
-            purpose=one.recorded.purpose,
-        )
-        async for some in looks.every(log, organization, patient_id, upto=position)
-        for one in some
-    ]
+    accounts, causes = await accounts_of(log, organization, patient_id, told["holder"], position)
+    causes |= {one.causation_id for events in told.values() for one in events if one.causation_id is not None}
+    appointments = await _appointments(log, organization, patient_id, position, now, causes)
+    seen = []
+    async for some in looks.every(log, organization, patient_id, upto=position):
+        for by in some:
+            seen.append(
+                ExportedLook(
+                    at=by.recorded.occurred_at,
+                    role=by.look.role.value,
+                    what=looks.said(by.look.screen),
+                    purpose=by.recorded.purpose,
+                )
+            )
+            if by.look.role is Role.PATIENT and by.recorded.causation_id is not None:
+                causes.add(by.recorded.causation_id)
     disclosed = await looks.written_down(log, organization, patient_id, now - REACHES_BACK, now, upto=position)
     return PersonExport(
         made_at=now,
@@ -231,7 +269,10 @@ async def of_person(
             for one in record.tellings
         ],
         appointments=appointments,
-        accounts=await _accounts(log, organization, patient_id, told["holder"], position),
+        accounts=accounts,
+        origins=await origins_of(
+            log, organization, [patient_id, *(one.account_id for one in accounts)], causes, position
+        ),
         proxies=_proxies(told["proxies"]),
         consents=[
             entry(one.event, one.recorded_at)
@@ -243,7 +284,10 @@ async def of_person(
             ExportedDisclosure(at=one.at, recipient=one.recipient, address=one.address, what=one.what, why=one.why)
             for one in disclosed
         ],
+        emergencies=await _emergencies(log, organization, patient_id, position),
+        holds=_holds(told["patient"]),
         refused_erasures=[_refused(event, at) for at, event in record.refused],
+        withheld=list(WITHHELD),
         purposes=list(PURPOSES),
         source=_source(record),
         kept=_kept(told["retention"], appointments, bool(state.holds)),
@@ -252,12 +296,14 @@ async def of_person(
 
 
 async def _appointments(
-    log: EventLog, organization: str, patient_id: UUID, position: int, now: datetime
+    log: EventLog, organization: str, patient_id: UUID, position: int, now: datetime, causes: set[UUID]
 ) -> list[ExportedAppointment]:
+    """What they come from is added to `causes`."""
     then = AsOf(log, organization, position)
     rows = (await then.of_patient(patient_id, limit=_EVERY)).appointments
     streams = {row.appointment_id: appointment.stream(row.appointment_id) for row in rows}
     told = await log.load(organization, dict.fromkeys(streams.values(), 0), upto=position)
+    causes |= {one.causation_id for events in told.values() for one in events if one.causation_id is not None}
     found = []
     for row in rows:
         words = words_of(told[streams[row.appointment_id]])
@@ -268,27 +314,33 @@ async def _appointments(
     return found
 
 
-async def _accounts(
-    log: EventLog, organization: str, patient_id: UUID, told: Sequence[Recorded], position: int
-) -> list[ExportedAccount]:
-    named = dict.fromkeys(one.event.account_id for one in told if isinstance(one.event, HolderNamed))
-    loaded = await log.load(organization, {account.stream(key): 0 for key in named}, upto=position)
-    found = []
-    for events in loaded.values():
-        state: Account | None = None
-        for one in events:
-            state = account.evolve(state, one.event)
-        # One that has become somebody else's is no longer theirs to see.
-        if state is not None and state.person == patient_id:
-            found.append(
-                ExportedAccount(
-                    account_id=state.id,
-                    email=_readable(state.email),
-                    role=state.role.value,
-                    status=state.status.value,
-                )
-            )
-    return found
+async def _emergencies(log: EventLog, organization: str, patient_id: UUID, position: int) -> list[ExportedEmergency]:
+    # Breaking the glass is rare, and each stream is one person's over one patient: the log itself is the list.
+    names = [name for name in await log.streams(organization, *glass.streams()) if name.endswith(f"/{patient_id}")]
+    loaded = await log.load(organization, dict.fromkeys(names, 0), upto=position)
+    found = [
+        ExportedEmergency(
+            at=one.occurred_at,
+            until=one.event.until,
+            reason=one.event.reason,
+            words=None if one.event.reason is GlassReason.SAFEGUARDING else _readable(one.event.words),
+        )
+        for events in loaded.values()
+        for one in events
+        if isinstance(one.event, GlassBroken)
+    ]
+    return sorted(found, key=lambda one: one.at)
+
+
+def _holds(told: Sequence[Recorded]) -> list[ExportedHold]:
+    found: dict[UUID, ExportedHold] = {}
+    for one in told:
+        match one.event:
+            case LegalHoldPlaced() as event:
+                found[event.hold_id] = ExportedHold(placed=one.occurred_at, lifted=None, reason=event.reason)
+            case LegalHoldLifted() as event if event.hold_id in found:
+                found[event.hold_id].lifted = one.occurred_at
+    return list(found.values())
 
 
 def _proxies(told: Sequence[Recorded]) -> list[ExportedProxy]:

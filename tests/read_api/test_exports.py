@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html.parser import HTMLParser
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from domain.access import Role
+from commands.accounts import CreateAccount, RegisterAccount
+from commands.loop import NOTHING, Decision
+from commands.outside import LinkProvider, UnlinkProvider
+from commands.sessions import EndSession, StartSession
+from commands.sign_in import SIGN_IN, CheckPassword
+from domain import account
+from domain.access import Actor, Role
+from domain.account import PasskeyAdded
+from domain.ports import Context, NewEvent, Save
+from infra.http.origins import Origins
 from read_api import exports
-from tests.clinic import ADMIN, DESK, Clinic, in_days, patient_actor
+from read_api.exports import WITHHELD
+from tests.clinic import ADMIN, DESK, ORGANIZATION, Clinic, in_days, patient_actor
+from tests.people import OPERATOR, PASSWORD
 from tests.read_api.test_patients import ANNA, registered
 from tests.served import Served, someone, visit
 
@@ -90,6 +103,109 @@ async def test_the_page_says_the_same_to_people_and_neither_fetches_nor_runs_any
     assert page.reaching == []
     for words in ("Dr. Anna Maria Exämple", "1987-05-04", "+4930123456", "Bonn", "Berlin", "MRN-1", "a cold", NASTY):
         assert words in page.words, words
+
+
+async def accounted(book: Served, patient_id: str) -> Actor:
+    """Their account, with a passkey, a provider and a session, and an app that they let in; and somebody who failed."""
+    run = partial(book.desk.handle, organization=ORGANIZATION)
+    theirs: dict[str, Any] = {"role": Role.PATIENT, "patient_id": UUID(patient_id), "password": PASSWORD}
+    made = await run(CreateAccount(email="anna@example.org", **theirs), OPERATOR)
+    account_id = UUID(made.content["account_id"])
+    now = book.log.clock.now()
+    own = Actor(str(account_id), Role.PATIENT, UUID(patient_id), account_id=account_id, authenticated_at=now)
+    linked = LinkProvider(issuer="https://id.example.org", subject="anna-there", email="anna@example.org")
+    unlink = (await run(linked, own)).content["identity"]
+    await run(UnlinkProvider(identity=UUID(unlink)), own)
+    key = PasskeyAdded(
+        account_id=account_id,
+        passkey_id=uuid4(),
+        credential_id="the credential",
+        public_key="the public key",
+        name="Anna's blue key",
+        sign_count=0,
+        challenge_id=uuid4(),
+        challenge_until=now,
+    )
+    stream = account.stream(account_id)
+    version = (await book.log.load(ORGANIZATION, {stream: 0}))[stream][-1].version
+    context = Context(ORGANIZATION, own.id, uuid4(), uuid4())
+    await book.log.append(Save(context, {stream: version}, [NewEvent(stream, key, now, uuid4())]))
+    state = (await book.desk.catch_up(ORGANIZATION, {stream: NOTHING}))[stream][1]
+    began = StartSession(
+        account_id=account_id,
+        session_id=uuid4(),
+        era=state.era,
+        factors=("pwd",),
+        authenticated_at=now,
+        address="192.0.2.31",
+        user_agent="Anna's browser",
+    )
+    await run(began, SIGN_IN)
+    await run(EndSession(account_id=account_id, session_id=began.session_id), SIGN_IN)
+    headers = {"User-Agent": "Anna's app"}
+    assert (await book.get(f"/patients/{patient_id}", own, headers=headers)).status_code == 200
+    origins: Origins = book.writes.state.counter.origins
+
+    async def cause(decision: Decision) -> UUID:
+        scope = {"type": "http", "client": ("192.0.2.66", 1), "headers": [(b"user-agent", b"another's")]}
+        return await origins.of(scope, ORGANIZATION, SIGN_IN, decision.account_id)
+
+    # Whoever registers with her address and whoever guesses may be others.
+    await run(RegisterAccount(email="anna@example.org"), SIGN_IN, cause=cause)
+    await run(CheckPassword(email="anna@example.org", password="a wrong guess"), SIGN_IN, cause=cause)
+    return own
+
+
+async def test_what_is_held_of_an_account_is_told_without_what_opens_it(book: Served, clinic: Clinic) -> None:
+    patient_id = await a_life(book, clinic)
+    own = await accounted(book, patient_id)
+    answer = await book.get(f"/patients/{patient_id}/export", own)
+    (told,) = answer.json()["accounts"]
+    assert (told["email"], told["status"]) == ("anna@example.org", "active")
+    assert [(one["name"], one["in_use"]) for one in told["passkeys"]] == [("Anna's blue key", True)]
+    assert [(one["issuer"], one["subject"], one["in_use"]) for one in told["providers"]] == [
+        ("https://id.example.org", "anna-there", False)
+    ]
+    (session,) = told["sessions"]
+    assert (session["address"], session["programme"], session["app"]) == ("192.0.2.31", "Anna's browser", None)
+    assert session["ended"] >= session["since"]
+    assert "Anna's app" in [one["programme"] for one in answer.json()["origins"]]
+    page = Page((await book.get(f"/patients/{patient_id}/export", own, params={"format": "html"})).text)
+    for words in ("Anna's blue key", "anna-there", "192.0.2.31", "Anna's browser", "Anna's app"):
+        assert words in page.words, words
+    for text in (answer.text, page.words):
+        for secret in ("the credential", "the public key", "v2$", "192.0.2.66", "another's"):
+            assert secret not in text, secret
+
+
+async def test_emergencies_and_legal_holds_are_told_and_what_is_withheld_is_said(book: Served, clinic: Clinic) -> None:
+    patient_id = await a_life(book, clinic)
+    doctor = Actor("dr-stranger", Role.PROVIDER, provider_id=clinic.provider)
+    for reason, words in (("emergency", f"Found unconscious {NASTY}"), ("safeguarding", "The uncle is feared")):
+        said = {"reason": reason, "words": words}
+        assert (await book.post(f"/patients/{patient_id}/glass", doctor, said)).status_code == 201
+    holds = f"/patients/{patient_id}/holds"
+    held = await book.post(holds, ADMIN, {"reason": "litigation", "matter": "4 O 1/27"})
+    await book.post(f"{holds}/{held.json()['hold_id']}/lift", ADMIN)
+    await book.post(holds, ADMIN, {"reason": "authority", "matter": "the district's letter"})
+    answer = await book.get(f"/patients/{patient_id}/export", patient_actor(UUID(patient_id)))
+    told = answer.json()
+    assert [(one["reason"], one["words"]) for one in told["emergencies"]] == [
+        ("emergency", f"Found unconscious {NASTY}"),
+        ("safeguarding", None),
+    ]
+    assert [(one["reason"], one["lifted"] is None) for one in told["holds"]] == [
+        ("litigation", False),
+        ("authority", True),
+    ]
+    assert told["withheld"] == list(WITHHELD)
+    page = Page((await book.get(f"/patients/{patient_id}/export", ADMIN, params={"format": "html"})).text)
+    assert page.reaching == []
+    for words in (f"Found unconscious {NASTY}", "safeguarding", "litigation", *WITHHELD):
+        assert words in page.words, words
+    for text in (answer.text, page.words):
+        for words in ("uncle", "4 O 1/27", "district", "dr-stranger"):
+            assert words not in text, words
 
 
 @pytest.mark.parametrize("form", ["json", "html"])
