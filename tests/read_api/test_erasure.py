@@ -19,11 +19,14 @@ import pytest
 from redis.asyncio import Redis
 
 import write_api.oauth.app
-from commands.accounts import CreateAccount
+from commands.accounts import CloseAccount, CreateAccount, LockAccount
 from commands.outside import LinkProvider
+from domain import holder
 from domain.access import Actor, Role
+from domain.account import AccountClosed
 from domain.client import Audience
 from domain.events import ERASED
+from domain.holder import HolderNamed
 from infra.backup.create import create
 from infra.backup.restore import restore
 from infra.embedded.clickhouse import ClickHouse
@@ -285,6 +288,33 @@ async def test_nothing_yields_the_name_of_a_person_who_was_erased(
             theirs = [one for one in again if str(getattr(one, "patient_id", "")) == patient_id]
             assert {getattr(one, name) for one in theirs for name in one.SEALED_FIELDS} == {ERASED, None}
             assert not holds(tables(restored.superuser))
+
+
+async def test_accounts_that_were_closed_linked_or_locked_before_go_with_the_person(
+    book: Served, clinic: Clinic, database: Database, tmp_path: Path
+) -> None:
+    patient_id = await a_life(book, clinic)
+    await signing_in(book, patient_id, tmp_path)
+    stream = holder.stream(UUID(patient_id))
+    (named,) = (await book.log.load(ORGANIZATION, {stream: 0}))[stream]
+    assert isinstance(named.event, HolderNamed)
+    first = named.event.account_id
+    await book.desk.handle(CloseAccount(account_id=first), OPERATOR, ORGANIZATION)
+    theirs: dict[str, Any] = {"role": Role.PATIENT, "patient_id": UUID(patient_id), "password": PASSWORD}
+    made = await book.desk.handle(CreateAccount(email=f"new.{EMAIL}", **theirs), OPERATOR, ORGANIZATION)
+    second = UUID(made.content["account_id"])
+    await book.desk.handle(LockAccount(account_id=second), OPERATOR, ORGANIZATION)
+    await book.post(f"/patients/{patient_id}/erasure", ADMIN, {"ground": "objection"})
+    async with erasing(book, database.app, tmp_path) as eraser:
+        await eraser.sweep()
+    told = await events(database.app, tmp_path)
+    assert not holds(repr(told))
+    of_both = [one for one in told if getattr(one, "account_id", None) in (first, second)]
+    assert {getattr(one, name) for one in of_both for name in one.SEALED_FIELDS} == {ERASED}
+    assert {one.account_id for one in of_both if isinstance(one, AccountClosed)} == {first, second}
+    found = (await book.get(f"/patients/{patient_id}/export", ADMIN)).json()
+    assert [(one["status"], one["email"]) for one in found["accounts"]] == [("closed", None)] * 2
+    assert {one["address"] for one in found["origins"]} == {None}
 
 
 async def test_a_crash_between_the_event_and_the_key_is_made_good_on_the_next_start(
