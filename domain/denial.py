@@ -25,6 +25,7 @@ class AccessRefused(Event):
     """
 
     NAME: ClassVar[str] = "AccessRefused.v1"
+    QUIET: ClassVar[bool] = True
     PERSON: ClassVar[str] = "whose"
     whose: str
     code: str

@@ -58,7 +58,8 @@ class Event(BaseModel):
     """The base of every event.
 
     `NAME` carries its version. Where fields are `Personal`, `PERSON` names the field that holds the id of the
-    person whose key seals them.
+    person whose key seals them. `QUIET` says that it is of the audit trail alone: no screen changes by it, so nobody
+    waits for a read model to have come past it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class Event(BaseModel):
     PERSON: ClassVar[str | None] = None
     SEALED_FIELDS: ClassVar[tuple[str, ...]] = ()
     CREDENTIALS: ClassVar[frozenset[str]] = frozenset()
+    QUIET: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

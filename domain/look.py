@@ -56,6 +56,7 @@ class RecordSeen(Event):
     says that nothing but a broken glass let them (45 CFR 164.312(a)(2)(ii))."""
 
     NAME: ClassVar[str] = "RecordSeen.v1"
+    QUIET: ClassVar[bool] = True
     patient_id: UUID
     screen: Screen
     role: Role

@@ -20,6 +20,7 @@ class OriginSeen(Event):
     `agent` is the User-Agent, cut short."""
 
     NAME: ClassVar[str] = "OriginSeen.v1"
+    QUIET: ClassVar[bool] = True
     PERSON: ClassVar[str] = "person"
     origin_id: UUID
     person: str

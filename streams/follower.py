@@ -28,6 +28,10 @@ _BITE = 500
 # Decoded events that are kept for the models that come later: some of the largest batches.
 _WINDOW = 20_000
 _LONGEST_WAIT = 1.0
+# Looks, origins and refusals come by the hundred where people read, and change nothing that is shown. They ride along
+# with what does, and by themselves only now and then; while only they come, the log is read a little less often.
+_QUIET_WITHIN = 0.25
+_QUIET_PAUSE = 0.02
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # The old generation stays for readers elsewhere that have not heard of the new one yet.
 GRACE = 5.0
@@ -157,6 +161,9 @@ class _Follow:
         self._feed = feed
         self._known = False
         self._looked = 0.0
+        # Read and not applied yet: quiet events, and since when by the monotonic clock.
+        self._held: list[Recorded] = []
+        self._held_since = 0.0
         self._done: deque[tuple[float, int]] = deque()
 
     def start(self) -> None:
@@ -210,24 +217,34 @@ class _Follow:
         if not self._known:
             async with self.turn:
                 await self._look_up()
-        if self.head <= self.position:
-            head = await self._unless_told(
-                self._log.wait(self.position, min(_LONGEST_WAIT, self.model.pulse)), self.head
-            )
-            if head <= self.position:
+        if self.head <= self._read:
+            head = await self._unless_told(self._log.wait(self._read, self._longest_wait()), self.head)
+            self.head = max(self.head, head)
+            if self.head <= self._read and not self._held:
                 await self._idle()
                 return
-            self.head = head
         if self.behind_since is None:
             self.behind_since = time.monotonic()
-        batch = await self._feed.after(self.position, self.model.batch)
         began = time.monotonic()
+        unreadable: UnreadableEvent | None = None
+        if self.head > self._read:
+            try:
+                self._hold(await self._feed.after(self._read, self.model.batch - len(self._held)))
+            except UnreadableEvent as error:
+                # What was read before it is applied first.
+                unreadable = error
+        if self._may_wait_still() and unreadable is None:
+            await self._until_told(_QUIET_PAUSE)
+            return
         async with self.turn:
             if not self._known:
                 return
-            await self.model.apply(batch)
+            batch, self._held = self._held, []
             if batch:
+                await self.model.apply(batch)
                 self.position = batch[-1].position
+        if unreadable is not None:
+            raise unreadable
         self.head = max(self.head, self.position)
         if self.position >= self.head:
             self.behind_since = None
@@ -235,10 +252,31 @@ class _Follow:
         if len(batch) < self.model.batch:
             await self._until_told(self.model.linger - (time.monotonic() - began))
 
+    @property
+    def _read(self) -> int:
+        return self._held[-1].position if self._held else self.position
+
+    def _hold(self, events: Sequence[Recorded]) -> None:
+        if not self._held:
+            self._held_since = time.monotonic()
+        self._held += events
+
+    def _may_wait_still(self) -> bool:
+        return (
+            0 < len(self._held) < self.model.batch
+            and time.monotonic() - self._held_since < _QUIET_WITHIN
+            and all(recorded.event.QUIET for recorded in self._held)
+        )
+
+    def _longest_wait(self) -> float:
+        longest = min(_LONGEST_WAIT, self.model.pulse)
+        return min(longest, self._held_since + _QUIET_WITHIN - time.monotonic()) if self._held else longest
+
     async def _look_up(self) -> None:
         """Find out where the model stands. One that knows more than the log holds was filled from a log that lost its
         end since, in a restore, and none of it can be trusted."""
         self.model.forget()
+        self._held = []
         reached = max((await self.model.positions()).values(), default=0)
         if reached > await self._log.head() and not self.rebuilding:
             _log.warning("%s stands at position %d, past the log's end; it is filled anew", self.model.name, reached)

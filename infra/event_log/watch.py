@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from domain.ports import LogUnavailable
 from infra.clock import DatabaseClock
 from infra.event_log.connections import connect
-from infra.event_log.writer import CHANNEL
+from infra.event_log.statements import CHANNEL
 
 _HEAD = "SELECT position, clock_timestamp() FROM log_head"
 _LOOK_AGAIN = 15.0

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection
 from domain.ports import KeyReused, LogError, LogUnavailable, Saved, VersionConflict
 from domain.refusals import Invalid
 from infra.clock import DatabaseClock
-from infra.event_log.arrays import byte_strings, numbers, register, texts
+from infra.event_log import statements
 from infra.event_log.connections import POINT_LOOKUPS, connect, unavailable
 from infra.event_log.rows import (
     COLUMNS,
@@ -36,34 +36,9 @@ from infra.event_log.rows import (
     row_v1,
 )
 
-CHANNEL: Final = "daybook_events"
 EMPTY: Final = -1
 
-_LOCK = "SELECT position, hash, recorded_at FROM log_head FOR UPDATE"
-# The clock is read by a statement of its own: in the locking one it would be read before the lock is granted.
-# A stream without events in the table may have all of them in the archive, whose ledger knows its last version.
-_VERSIONS = (
-    "SELECT clock_timestamp(), ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream = wanted.name),"
-    " (SELECT version FROM archived_streams WHERE stream = wanted.name), -1)"
-    " FROM unnest(%s) WITH ORDINALITY AS wanted(name, place) ORDER BY place)"
-)
-_MEMORIES = (
-    "SELECT organization, actor, key, body_hash, first_position, last_position, result, recorded_at FROM commands"
-    " JOIN unnest(%s, %s, %s) AS wanted(organization, actor, key)"
-    " USING (organization, actor, key)"
-)
-_TRACKED = "SELECT application, position FROM tracking WHERE application = ANY(%s) FOR UPDATE"
 _COPY = f"COPY events ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-_REMEMBER = (
-    "INSERT INTO commands (organization, actor, key, body_hash, result, first_position, last_position, recorded_at)"
-    " SELECT kept.*, %s::timestamptz FROM unnest(%s, %s, %s, %s, %s, %s, %s) AS kept"
-)
-_TRACK = (
-    "INSERT INTO tracking (application, position) SELECT * FROM unnest(%s, %s)"
-    " ON CONFLICT (application) DO UPDATE SET position = excluded.position"
-)
-_ADVANCE = "UPDATE log_head SET position = %s, hash = %s, recorded_at = %s"
-_NOTIFY = "SELECT pg_notify(%s, %s)"
 
 # What transaction_timeout does since PostgreSQL 17: before, whoever waits in vain ends a writer that is past its time.
 _END_STALLED = (
@@ -330,23 +305,35 @@ class Writer:
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             self._forget()
-            self._connection = await connect(
-                self._dsn,
-                "writer",
-                timezone="UTC",
-                lock_timeout="2s",
-                statement_timeout="4s",
-                idle_in_transaction_session_timeout="2s",
-                # Between the statements of a pipeline a stalled writer is not idle; this knows it all the same.
-                transaction_timeout="4s",
-                synchronous_commit="on",
-                **POINT_LOOKUPS,
-            )
-            register(self._connection)
+            self._connection = await self._connect()
             self.stats.connects += 1
             if self._held_up and self._connection.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
                 await self._connection.execute(_END_STALLED)
         return self._connection
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        connection = await connect(
+            self._dsn,
+            "writer",
+            timezone="UTC",
+            datestyle="ISO",
+            lock_timeout="2s",
+            statement_timeout="4s",
+            idle_in_transaction_session_timeout="2s",
+            # Between the statements of a batch a stalled writer is not idle; this knows it all the same.
+            transaction_timeout="4s",
+            synchronous_commit="on",
+            standard_conforming_strings="on",
+            **POINT_LOOKUPS,
+        )
+        # psycopg's own would be let go at a rollback, and ours with them.
+        connection.prepare_threshold = None
+        try:
+            await connection.execute(statements.PREPARE)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     async def _disconnect(self) -> None:
         self._forget()
@@ -372,35 +359,31 @@ class Writer:
         keys = [(wanted.organization, wanted.actor, wanted.key) for ticket in batch if (wanted := ticket.remember)]
         followers = list({ticket.tracked.application for ticket in batch if ticket.tracked})
         unknown = [stream for stream in streams if stream not in self._versions]
-        memories = tracked = None
+        asked = ["BEGIN", statements.LOCK, statements.versions(unknown)]
+        if keys:
+            asked.append(statements.memories(*zip(*keys, strict=True)))
+        if followers:
+            asked.append(statements.tracked(followers))
         before = time.monotonic()
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            head_row = await connection.execute(_LOCK, binary=True)
-            versions_row = await connection.execute(_VERSIONS, (texts(unknown),), binary=True)
-            if keys:
-                columns = [texts(column) for column in zip(*keys, strict=True)]
-                memories = await connection.execute(_MEMORIES, columns, binary=True)
-            if followers:
-                tracked = await connection.execute(_TRACKED, (texts(followers),), binary=True)
-        position, hash, recorded_at = await _one(head_row)
-        now, found = await _one(versions_row)
+        answers = await connection.execute(statements.together(asked))
+        position, hash, recorded_at = await _first(answers)
+        now, found = await _first(answers)
         self._clock.observe(now, before, time.monotonic())
+        memories = await _next(answers) if keys else []
+        places = dict(await _next(answers)) if followers else {}
         versions = dict(zip(unknown, found, strict=True))
         if position != self._position and len(unknown) < len(streams):
             self._forget()
             known = [stream for stream in streams if stream not in versions]
-            _, found = await _one(await connection.execute(_VERSIONS, (texts(known),), binary=True))
-            versions.update(zip(known, found, strict=True))
+            again = await connection.execute(statements.versions(known))
+            versions.update(zip(known, (await again.fetchall())[0][1], strict=True))
         elif position != self._position:
             self._forget()
         else:
             versions.update((stream, self._versions[stream]) for stream in streams if stream not in versions)
         remembered: dict[_Key, tuple[bytes, Saved]] = {}
-        if memories is not None:
-            for row in await memories.fetchall():
-                remembered[row[0], row[1], row[2]] = (row[3], saved_before(row[4], row[5], row[6], row[7]))
-        places = dict(await tracked.fetchall()) if tracked is not None else {}
+        for row in memories:
+            remembered[row[0], row[1], row[2]] = (row[3], saved_before(row[4], row[5], row[6], row[7]))
         head = _Head(position, hash, max(recorded_at, now))
         plan = _decide(batch, head, versions, remembered, places)
         plan.began = before
@@ -412,38 +395,37 @@ class Writer:
                 await rows.write(b"".join((COPY_HEADER, *plan.rows, COPY_TRAILER)))
 
     async def _finish(self, connection: AsyncConnection[Any], plan: _Plan) -> None:
-        head = plan.head
-        async with connection.pipeline():
-            if plan.remembered:
-                kept = [remember for remember, _, _ in plan.remembered]
-                columns = (
+        head, said = plan.head, []
+        if plan.remembered:
+            kept = [remember for remember, _, _ in plan.remembered]
+            said.append(
+                statements.remember(
                     head.recorded_at,
-                    texts([remember.organization for remember in kept]),
-                    texts([remember.actor for remember in kept]),
-                    texts([remember.key for remember in kept]),
-                    byte_strings([remember.body_hash for remember in kept]),
-                    byte_strings([remember.result for remember in kept]),
-                    numbers([first for _, first, _ in plan.remembered]),
-                    numbers([last for _, _, last in plan.remembered]),
+                    (remember.organization for remember in kept),
+                    (remember.actor for remember in kept),
+                    (remember.key for remember in kept),
+                    (remember.body_hash for remember in kept),
+                    (remember.result for remember in kept),
+                    (first for _, first, _ in plan.remembered),
+                    (last for _, _, last in plan.remembered),
                 )
-                await connection.execute(_REMEMBER, columns)
-            if plan.tracked:
-                await connection.execute(_TRACK, (texts(list(plan.tracked)), numbers(list(plan.tracked.values()))))
-            if plan.rows:
-                await connection.execute(_ADVANCE, (head.position, head.hash, head.recorded_at))
-                await connection.execute(_NOTIFY, (CHANNEL, str(head.position)))
-            await connection.execute("COMMIT")
+            )
+        if plan.tracked:
+            said.append(statements.track(plan.tracked, plan.tracked.values()))
+        if plan.rows:
+            said.append(statements.advance(head.position, head.hash, head.recorded_at))
+        await connection.execute(statements.together([*said, "COMMIT"]))
 
     async def _landed(self, connection: AsyncConnection[Any], plan: _Plan) -> bool:
         """Whether a batch was committed whose answer was lost. The lock waits for a server process that may still be
         at it."""
         async with connection.transaction():
-            await connection.execute(_LOCK)
+            await connection.execute(statements.LOCK)
             if plan.rows:
                 found = await connection.execute("SELECT event_id FROM all_events WHERE position = %s", (plan.first,))
                 return await found.fetchone() == (plan.first_event,)
             if plan.tracked:
-                found = await connection.execute(_TRACKED, (texts(list(plan.tracked)),))
+                found = await connection.execute(statements.tracked(plan.tracked))
                 return dict(await found.fetchall()) == plan.tracked
             # Keys alone: a second try finds them and answers as the first did.
             return False
@@ -570,8 +552,14 @@ def _refuse(tickets: Iterable[Ticket], error: Exception) -> None:
             ticket.future.set_exception(copy(error))
 
 
-async def _one(cursor: psycopg.AsyncCursor[Any]) -> tuple[Any, ...]:
-    row = await cursor.fetchone()
-    if row is None:
+async def _next(answers: psycopg.AsyncCursor[Any]) -> list[tuple[Any, ...]]:
+    """The rows of the next statement's answer."""
+    answers.nextset()
+    return await answers.fetchall()
+
+
+async def _first(answers: psycopg.AsyncCursor[Any]) -> tuple[Any, ...]:
+    rows = await _next(answers)
+    if not rows:
         raise psycopg.OperationalError("the log has no head")
-    return tuple(row)
+    return rows[0]

@@ -10,13 +10,18 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
 from clickhouse_connect.driver.client import Client
 from redis.asyncio import Redis
 
+from domain.access import Role
+from domain.look import RecordSeen, Screen
+from domain.look import stream as look_stream
 from domain.ports import LogUnavailable, Recorded, UnreadableEvent
 from infra.embedded.data_folder import DataFolder
 from infra.embedded.redis import Redis as RedisServer
@@ -182,6 +187,77 @@ async def test_an_event_that_cant_be_taken_stops_its_model_in_the_open(
         await follower.rebuild("choking")
         assert await follower.caught_up(5)
     await applied_whole(choking, events)
+
+
+class Counting(AppointmentDiary):
+    """Knows how often it was given something."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.batches: list[int] = []
+
+    async def apply(self, batch: Sequence[Recorded], part: str = "", upto: int | None = None) -> int:
+        self.batches.append(len(batch))
+        return await super().apply(batch, part, upto)
+
+
+def look(log: MemoryLog) -> None:
+    patient_id, position = UUID(int=7), len(log.events) + 1
+    seen = RecordSeen(patient_id=patient_id, screen=Screen.APPOINTMENT, role=Role.FRONT_DESK)
+    stream = look_stream(patient_id, UUID(int=position))
+    log.events.append(replace(log.events[-1], position=position, stream=stream, version=1, event=seen))
+    log._more.set()
+
+
+async def test_looks_ride_along_with_what_changes_something(log: MemoryLog) -> None:
+    with growing(log, 100) as more:
+        counting = Counting()
+        async with Follower(log, [counting]) as follower:
+            assert await follower.caught_up(5)
+            counting.batches.clear()
+            for _ in range(50):
+                look(log)
+                await asyncio.sleep(0.002)
+            # By themselves they wait a little, all together; but not for ever.
+            assert await follower.caught_up(5)
+            assert sum(counting.batches) == 50
+            assert len(counting.batches) <= 5
+            counting.batches.clear()
+            for _ in range(10):
+                look(log)
+            await asyncio.sleep(0.05)
+            assert counting.batches == []
+            more(1)
+            first = len(log.events)
+            log.events[-1] = replace(log.events[-1], position=first)
+            began = time.monotonic()
+            assert await follower.wait_until("counting", first, 5)
+            assert counting.batches[0] == 11
+            assert time.monotonic() - began < follower_file._QUIET_WITHIN
+
+
+async def test_looks_before_a_row_that_cant_be_read_are_applied(log: MemoryLog) -> None:
+    whole = len(log.events)
+
+    class BadRow(MemoryLog):
+        async def read(self, after: int, limit: int) -> Sequence[Recorded]:
+            if after < whole + 6 <= after + limit:
+                raise UnreadableEvent(whole + 6, "Unheard.v1", "no event has this name")
+            return await super().read(after, limit)
+
+    bad = BadRow()
+    bad.events = log.events
+    counting = Counting()
+    async with Follower(bad, [counting]) as follower:
+        assert await follower.caught_up(5)
+        for _ in range(6):
+            look(bad)
+        assert await follower.wait_until("counting", whole + 5, 5)
+        await until(lambda: follower._follow("counting").state is State.FAILED)
+        assert await state_of(follower, "counting") == (State.FAILED, "UnreadableEvent", whole + 6)
+        assert await counting.position() == whole + 5
 
 
 async def test_a_row_that_cant_be_read_hides_nothing_before_it(log: MemoryLog) -> None:

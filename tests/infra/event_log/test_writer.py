@@ -59,6 +59,24 @@ async def test_poison_fails_alone(log: PostgresEventLog, database: Database) -> 
     assert verify(database.app).ok
 
 
+async def test_names_and_keys_are_data_whatever_they_look_like(log: PostgresEventLog) -> None:
+    hostile = ["'; DROP TABLE events; --", '"}', "\\x27", "{a,b}", "$1", "NULL", "line\nbreak", "ä\U0001f600", " "]
+    for place, words in enumerate(hostile):
+        first = save({words: 0, f"{words}/2": 0}, new(words, place), memory=Memory(words, words.encode(), b"'\\\x00"))
+        saved = await log.append(first)
+        again = await log.append(first)
+        assert (again.positions, again.replayed, again.result) == (saved.positions, True, b"'\\\x00")
+        with pytest.raises(KeyReused):
+            await log.append(save({words: 1}, new(words, place), memory=Memory(words, b"other", b"")))
+        with pytest.raises(VersionConflict) as conflict:
+            await log.append(save({words: 5}, new(words, place)))
+        assert conflict.value.actual == {words: 1}
+    found = await log.load("clinic", dict.fromkeys(hostile, 0))
+    assert {stream: numbers(events) for stream, events in found.items()} == {
+        words: [place] for place, words in enumerate(hostile)
+    }
+
+
 async def test_names_and_keys_that_are_no_text_fail_alone(log: PostgresEventLog) -> None:
     asked = [notes(f"page/{n}", 0, n) for n in range(10)]
     for words in ("a\x00", "\ud800"):
