@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Final, Self
+from contextlib import asynccontextmanager
+from typing import ClassVar, Final, Self
 
 from commands.loop import Desk
 from domain.denial import strangers
@@ -22,6 +22,7 @@ from infra.event_log.log import PostgresEventLog
 from infra.installation import Installation
 from infra.keyring import PostgresKeyring
 from streams.erasure import BITE, FORGETTING, Eraser, accounts_of
+from streams.while_open import WhileOpen
 
 # The log is asked no more often, however fast it grows.
 _PAUSE: Final = 0.5
@@ -70,15 +71,16 @@ async def mark_on(place: Installation) -> AsyncIterator[Mark]:
         await mark.close()
 
 
-class Erasures:
+class Erasures(WhileOpen):
     """While it is open, the keyring lets go of whoever is forgotten, and those in the log's `forgotten` hear of it."""
+
+    TITLE: ClassVar[str] = "erasures"
 
     def __init__(self, log: PostgresEventLog, keyring: PostgresKeyring, mark: Mark) -> None:
         self._events = log
         self._keyring = keyring
         self._mark = mark
         self._position = 0
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Raises `LogUnavailable`."""
@@ -87,14 +89,7 @@ class Erasures:
         head = await self._events.head()
         while self._position < head:
             await self._hear(min(self._position + BITE, head))
-        self._task = asyncio.create_task(self._run(), name="erasures")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        return await super().__aenter__()
 
     async def _run(self) -> None:
         while True:

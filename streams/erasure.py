@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
-from typing import Final, Protocol, Self
+from typing import ClassVar, Final, Protocol
 from uuid import UUID
 
 from commands.accounts import CloseAccountOf
@@ -30,6 +30,7 @@ from domain.ports import EventLog, LogError, Recorded
 from domain.refusals import Refusal
 from domain.retention import StrangersForgotten
 from domain.slots import OverrideReason
+from streams.while_open import WhileOpen
 
 ERASER = Actor("eraser", Role.SYSTEM)
 
@@ -64,25 +65,16 @@ class Mark(Protocol):
     async def write(self, position: int) -> None: ...
 
 
-class Eraser:
+class Eraser(WhileOpen):
     """Carries erasures out while it is open. Several may run; each does what the others left."""
+
+    TITLE: ClassVar[str] = "eraser"
 
     def __init__(self, desk: Desk, log: Log, keys: Keys, mark: Mark) -> None:
         self._desk = desk
         self._log = log
         self.keys = keys
         self._mark = mark
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="eraser")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def sweep(self, after: int = 0) -> int:
         """Carry out whatever stands in the log by now; return how far that is. Up to `after` all is known to be done.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC
-from typing import Final, Protocol, Self
+from typing import ClassVar, Final, Protocol
 
 from domain.glass import GlassBroken
 from domain.ports import LogError, Mailer, MailLost, Recorded
+from streams.while_open import WhileOpen
 
 _BITE: Final = 20_000
 _PAUSE: Final = 0.5
@@ -53,25 +53,16 @@ def letter_about(recorded: Recorded, event: GlassBroken) -> tuple[str, str]:
     return f"The glass was broken ({reason})", text
 
 
-class GlassNotices:
+class GlassNotices(WhileOpen):
     """Tells of broken glasses while it is open."""
+
+    TITLE: ClassVar[str] = "glass notices"
 
     def __init__(self, log: Log, mark: Mark, mailer: Mailer, officer: str) -> None:
         self._log = log
         self._mark = mark
         self._mailer = mailer
         self._officer = officer
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="glass notices")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def sweep(self) -> int:
         """Tell of every glass that was broken by now; return how far that is. Raises `LogUnavailable` and `MailLost`;

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
-from typing import Self
+from typing import ClassVar
 from uuid import UUID, uuid5
 
 from commands.appointments import LapseHold
@@ -18,6 +17,7 @@ from domain.access import Actor, Role
 from domain.ports import LogError
 from domain.refusals import Refusal
 from projections.diary import AppointmentDiary
+from streams.while_open import WhileOpen
 
 SWEEPER = Actor("hold-sweeper", Role.SYSTEM)
 
@@ -26,25 +26,16 @@ _COMMANDS = UUID("5b9cf2a1-6c4e-5d17-8f4c-2b0f4f2a9e70")
 _log = logging.getLogger("daybook.holds")
 
 
-class HoldSweeper:
+class HoldSweeper(WhileOpen):
     """Looks for ended holds while it is open. Several may run; each hold lapses once."""
+
+    TITLE: ClassVar[str] = "hold sweeper"
 
     def __init__(self, desk: Desk, diary: AppointmentDiary, *, every: float = _EVERY) -> None:
         """`every` is how many seconds lie between two looks."""
         self._desk = desk
         self._diary = diary
         self._every = every
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="hold sweeper")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def sweep(self) -> int:
         """Let every hold lapse that has ended by now; return how many the log had not heard of."""

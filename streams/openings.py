@@ -7,34 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
-from typing import Self
+from typing import ClassVar
 
 from projections.directory import Directory
+from streams.while_open import WhileOpen
 
 _EVERY = 5.0
 _log = logging.getLogger("daybook.openings")
 
 
-class OpeningsRefresher:
+class OpeningsRefresher(WhileOpen):
     """Looks for entries that are no longer good while it is open. Several may run; it costs work, and changes nothing
     else."""
+
+    TITLE: ClassVar[str] = "openings refresher"
 
     def __init__(self, directory: Directory, *, every: float = _EVERY) -> None:
         """`every` is how many seconds lie between two looks."""
         self._directory = directory
         self._every = every
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="openings refresher")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         while True:

@@ -1,0 +1,28 @@
+"""A task that runs as long as its owner is open: `async with`."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import ClassVar, Self
+
+
+class WhileOpen(ABC):
+    """`_run` goes on until it is cancelled. `TITLE` is the task's name, for whoever looks at a process from outside."""
+
+    TITLE: ClassVar[str]
+    _task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=self.TITLE)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @abstractmethod
+    async def _run(self) -> None: ...
