@@ -46,7 +46,8 @@ class Settings:
     `site` is the origin under which people's browsers reach the APIs (`https://book.example.org`): links in letters
     lead there, passkeys are bound to it, and it is the issuer of tokens (OpenID Connect Discovery 1.0). Letters go out
     by `smtp_url`, from `mail_from`; unsaid, they are files in the data folder. `privacy_officer` is the address that
-    hears of every broken glass.
+    hears of every broken glass. `page_origins` are those of apps that run in browsers (`https://app.example.org,…`):
+    their pages may read what the APIs answer.
 
     The rest is the full stack's: `kafka` are bootstrap servers (`host:port,host:port`), `keys` and `checkpoints`
     folders (in `data` where they are not said), `backups` the folder of a backup whose age is to be told, `kafka_ca`
@@ -65,6 +66,7 @@ class Settings:
     smtp_url: str | None = field(default=None, repr=False)
     oidc_providers: Path | None = None
     privacy_officer: str | None = None
+    page_origins: str = ""
     video_url_template: str = "https://video.example.org/{organization}/{room}"
 
     token_issuer: str = "daybook"  # noqa: S105 - a name
@@ -129,6 +131,11 @@ class Settings:
         networks = [one.strip() for one in self.trusted_proxies.split(",") if one.strip()]
         return Outside(Proxies.of(networks, self.forwarded_header), self.origin.startswith("https:"))
 
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """`page_origins` one by one, as browsers write them."""
+        return tuple(one.strip().lower() for one in self.page_origins.split(",") if one.strip())
+
     def need(self, *names: str) -> None:
         """Raises `WrongSettings` naming those that are not set."""
         if missing := [f"DAYBOOK_{name.upper()}" for name in names if not getattr(self, name)]:
@@ -185,6 +192,11 @@ class Settings:
             raise WrongSettings("DAYBOOK_TLS_CERT and DAYBOOK_TLS_KEY go together: both, or neither.")
         if self.site is not None and not _ORIGIN.fullmatch(self.site):
             raise WrongSettings(f"DAYBOOK_SITE is {self.site!r}; it is an origin such as https://book.example.org.")
+        for one in self.pages:
+            if not _ORIGIN.fullmatch(one) or one.endswith("/"):
+                raise WrongSettings(
+                    f"DAYBOOK_PAGE_ORIGINS has {one!r}; each is an origin (https://app.example.org), without a path."
+                )
         for name in ("body_limit", "nesting_limit", "rate_window"):
             if getattr(self, name) < 1:
                 raise WrongSettings(f"DAYBOOK_{name.upper()} is {getattr(self, name)}; it is at least 1.")
@@ -215,6 +227,7 @@ _KINDS: Mapping[str, type] = {
     "smtp_url": str,
     "oidc_providers": Path,
     "privacy_officer": str,
+    "page_origins": str,
     "video_url_template": str,
     "token_issuer": str,
     "write_audience": str,

@@ -39,6 +39,7 @@ from infra.http.denials import Denials
 from infra.http.limits import Buckets, MemoryBuckets, Policy, RateLimit, RedisBuckets
 from infra.http.origins import Origins
 from infra.http.outside import read_registrations
+from infra.http.page_apps import PageApps
 from infra.http.service import Together, service
 from infra.http.tokens import Bearers
 from infra.ids import TimeOrderedIds
@@ -133,7 +134,7 @@ async def build(settings: Settings, servers: EmbeddedServers) -> AsyncIterator[A
             "read": front.reads(models, log),
             "": front.rest(checks),
         }
-        app = Together(services, settings.outside, denials.note)
+        app = PageApps(Together(services, settings.outside, denials.note), settings.pages)
         hints = []
         if await log.head() == 0:
             hints.append("the book is empty   uv run daybook demo   fills it with an invented clinic")
@@ -166,7 +167,8 @@ async def apis(place: Installation, which: Api) -> AsyncIterator[ASGIApp]:
             services["read"] = front.reads(models, log)
             checks["live_views"] = _live_views_answer(models)
         denials = await stack.enter_async_context(front.denials(log))
-        yield Together(services | {"": front.rest(checks)}, place.settings.outside, denials.note)
+        together = Together(services | {"": front.rest(checks)}, place.settings.outside, denials.note)
+        yield PageApps(together, place.settings.pages)
 
 
 @asynccontextmanager

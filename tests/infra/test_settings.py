@@ -73,6 +73,8 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path, name: str
         ("DAYBOOK_ADDRESS_FACTOR", "inf", "0 or more"),
         ("DAYBOOK_TRUSTED_PROXIES", "10.0.0.0/8, everyone", "everyone"),
         ("DAYBOOK_FORWARDED_HEADER", "X-Real-IP", "neither"),
+        ("DAYBOOK_PAGE_ORIGINS", "https://app.example.org/", "without a path"),
+        ("DAYBOOK_PAGE_ORIGINS", "https://app.example.org, *", "an origin"),
         ("DAYBOOK_TLS_CERT", "cert.pem", "go together"),
         ("DAYBOOK_TLS_KEY", "key.pem", "go together"),
     ],
