@@ -34,9 +34,10 @@ _KEEPALIVE: Final = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
+# PostgreSQL itself writes TimeZone and DateStyle, and takes them however they are written.
 _SET = (
-    "SELECT set_config(wanted.name, wanted.value, false) FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)"
-    " JOIN pg_settings USING (name)"
+    "SELECT set_config(known.name, wanted.value, false) FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)"
+    " JOIN pg_settings AS known ON lower(known.name) = wanted.name"
 )
 
 
@@ -60,7 +61,8 @@ def application_name(dsn: str, name: str) -> str:
 
 
 async def connect(dsn: str, name: str, **settings: str) -> AsyncConnection[Any]:
-    """An autocommit connection with the given server settings; one that the server is too old for is left out.
+    """An autocommit connection with the given server settings, in small letters; one that the server is too old for is
+    left out.
 
     Either side notices within some 15 seconds that the other is gone."""
     connection = await AsyncConnection.connect(

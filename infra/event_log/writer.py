@@ -317,6 +317,8 @@ class Writer:
             "writer",
             timezone="UTC",
             datestyle="ISO",
+            # Under another, whoever waited for the head is refused what it waited for.
+            default_transaction_isolation="read committed",
             lock_timeout="2s",
             statement_timeout="4s",
             idle_in_transaction_session_timeout="2s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,7 @@ from domain.ports import LogUnavailable
 from infra.event_log.checkpoints import Checkpointer, SigningKey
 from infra.event_log.connections import Connections, service_dsn
 from infra.event_log.log import PostgresEventLog
+from infra.event_log.verify import verify
 from infra.keyring import MasterKeyFile, PostgresKeyring
 from tests.conftest import Database
 from tests.infra.event_log.conftest import notes, until
@@ -74,3 +76,30 @@ async def test_a_question_that_nobody_waits_for_any_more_ends_in_the_database_to
     await until(lambda: asked() == 0)
     assert await connections.fetch("SELECT 1") == [(1,)]
     await connections.close()
+
+
+async def test_a_server_of_other_habits_is_understood(database: Database, tmp_path: Path) -> None:
+    habits = {
+        "DateStyle": "SQL, DMY",
+        "TimeZone": "Asia/Kolkata",
+        "IntervalStyle": "sql_standard",
+        "bytea_output": "escape",
+        "standard_conforming_strings": "off",
+        "default_transaction_isolation": "serializable",
+    }
+    with psycopg.connect(database.superuser, autocommit=True) as connection:
+        for name, value in habits.items():
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {name} = '{value}'".encode())
+    keyring = PostgresKeyring(database.app, MasterKeyFile(bytes(32)))
+    async with PostgresEventLog(database.app, keyring) as one, PostgresEventLog(database.app, keyring) as other:
+        for number in range(20):
+            asked = [notes(f"page/{name}/{number}", 0, number) for name in ("one", "other")]
+            await asyncio.gather(*(log.append(save) for log, save in zip((one, other), asked, strict=True)))
+        events = await one.read(0, 100)
+        assert len(events) == 40
+        assert {event.recorded_at.utcoffset() for event in events} == {timedelta(0)}
+        assert {event.occurred_at.utcoffset() for event in events} == {timedelta(0)}
+        assert one.stats.retries + other.stats.retries == 0
+        await Checkpointer(database.app, tmp_path, SigningKey(bytes(32)), one.wait).close()
+    assert verify(database.app, tmp_path).checkpoints == 1
+    await keyring.close()
