@@ -23,7 +23,7 @@ from infra.troubles import CannotStart
 MARKED: Final = ("blind", "commands")
 
 # What `daybook keys rotate` calls them.
-_SUCCEEDED: Final = {"commands": "commands", "checkpoints.ed25519": "checkpoints"}
+SUCCEEDED: Final = {"commands": "commands", "checkpoints.ed25519": "checkpoints"}
 _TRIED: Final = 100
 _THERE = (
     "SELECT to_regclass('log_head') IS NOT NULL, to_regclass('key_marks') IS NOT NULL,"
@@ -32,7 +32,7 @@ _THERE = (
 _BEGUN = "SELECT EXISTS (SELECT FROM log_head WHERE position > 0) OR EXISTS (SELECT FROM data_keys)"
 _SOME = "SELECT organization, person, wrapped FROM data_keys WHERE wrapped <> '' LIMIT %s"
 _MARKS = "SELECT DISTINCT ON (name) name, mark FROM key_marks ORDER BY name, noted_at DESC"
-_NOTE = "INSERT INTO key_marks (name, mark) VALUES (%s, %s)"
+NOTE: Final = "INSERT INTO key_marks (name, mark) VALUES (%s, %s)"
 
 _log = logging.getLogger("daybook.keys")
 
@@ -63,7 +63,7 @@ async def succeed(dsn: str, folder: Path, name: str) -> None:
     start. Raises `LogUnavailable` and `OSError`."""
     connections = Connections(dsn, "keys", size=1)
     try:
-        await connections.fetch(_NOTE, (name, fingerprint(replace(folder / name))))
+        await connections.fetch(NOTE, (name, fingerprint(replace(folder / name))))
     finally:
         await connections.close()
 
@@ -108,9 +108,9 @@ async def _compare(connections: Connections, keys: KeyFolder, *, begun: bool, ma
                 f"back from the copy of the keys folder{_way_out(name)}."
             )
         if may_note and noted.get(name) != mark:
-            await connections.fetch(_NOTE, (name, mark))
+            await connections.fetch(NOTE, (name, mark))
 
 
 def _way_out(name: str) -> str:
-    kind = _SUCCEEDED.get(name)
+    kind = SUCCEEDED.get(name)
     return f", or where it is lost for good, `daybook keys rotate {kind}`" if kind else ""

@@ -31,10 +31,12 @@ from infra.event_log.scan import row_and_hash
 from infra.event_log.schema import migrate, migrations
 from infra.event_log.verify import Report, verify
 from infra.key_files import sync_folder
+from infra.key_marks import MARKED, NOTE, SUCCEEDED
 from infra.keyring import MasterKey, opens
 
 # The key files without which a restored log would not be what it was: the first opens what is personal, with the second
-# a repeated command is known again, and by the third an account is found by its address.
+# a repeated command is known again, and by the third an account is found by its address. The second may have been lost
+# since: whoever opens the restored log is told, as for any log.
 NEEDED: Final = ("master.key", "commands", "blind")
 # Rows are checked here and written there; in short turns, so that both have work.
 _TURN: Final = 500
@@ -112,14 +114,18 @@ def restore(
             cursor.executemany(
                 "INSERT INTO tracking (application, position) VALUES (%s, %s)", manifest.tracking.items()
             )
+            # Whoever opened the empty log noted the keys of then.
+            cursor.execute("DELETE FROM key_marks")
+            cursor.executemany(NOTE, [(name, mark) for name, mark in manifest.secrets.items() if name in MARKED])
         # Before the commit: signatures ahead of the log would stop the one who signs, and a second try sets them aside.
-        aside = _sign_on(checkpoints, manifest, lines) if checkpoints else None
+        known = manifest.public_keys if keys is None else keys
+        aside = _sign_on(checkpoints, known, lines) if checkpoints else None
         connection.commit()
         loaded = time.perf_counter() - started
         connection.execute("ANALYZE")
         connection.commit()
     with tempfile.TemporaryDirectory() as beside:
-        _write_checkpoints(Path(beside), manifest, lines)
+        _write_checkpoints(Path(beside), known, lines)
         report = verify(dsn, Path(beside), keys=keys, progress=lambda done, all: progress("verifying", done, all))
     lost = max(0, last.size - manifest.position) if last else 0
     return Restored(manifest, report, loaded, time.perf_counter() - started, lost, aside)
@@ -130,7 +136,11 @@ def _trusted(folder: Path, keys: Mapping[str, bytes] | None) -> Manifest:
     if not manifest.run:
         raise BackupTrouble(f"The backup in {folder} was begun and never finished; there is nothing in it.")
     if not manifest.is_signed(manifest.public_keys if keys is None else keys):
-        raise Damaged(FILE, f"is not signed by a known key (it names {manifest.key})")
+        raise Damaged(
+            FILE,
+            f"is not signed by a known key (it names {manifest.key}; where that one has a successor since, its public "
+            "half lies beside the checkpoints: --checkpoints FOLDER)",
+        )
     return manifest
 
 
@@ -141,6 +151,8 @@ def _fits(manifest: Manifest, secrets: Mapping[str, str] | None) -> None:
             f"The backup was made by a newer Daybook (schema {manifest.schema}, this one knows {newest}). Update first."
         )
     for name in NEEDED if secrets is not None else ():
+        if name in SUCCEEDED:
+            continue
         expected, found = manifest.secrets.get(name), (secrets or {}).get(name)
         if expected is not None and found != expected:
             state = "missing" if found is None else "another than that of the backup"
@@ -270,19 +282,20 @@ def _copy(connection: psycopg.Connection[Any], table: str, contents: Iterable[Se
         rows.write(COPY_TRAILER)
 
 
-def _sign_on(folder: Path, manifest: Manifest, lines: Sequence[bytes]) -> Path | None:
-    """Let the log be signed on from where the backup was made; what is there is set aside."""
+def _sign_on(folder: Path, keys: Mapping[str, bytes], lines: Sequence[bytes]) -> Path | None:
+    """Let the log be signed on from where the backup was made, by whoever is trusted with it; what is there is set
+    aside."""
     file = folder / signed.FILE
     aside = None
     if file.exists() and file.stat().st_size:
         aside = folder / f"{signed.FILE}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         os.link(file, aside)
-    _write_checkpoints(folder, manifest, lines)
+    _write_checkpoints(folder, keys, lines)
     sync_folder(folder)
     return aside
 
 
-def _write_checkpoints(folder: Path, manifest: Manifest, lines: Sequence[bytes]) -> None:
-    for name, public in manifest.public_keys.items():
+def _write_checkpoints(folder: Path, keys: Mapping[str, bytes], lines: Sequence[bytes]) -> None:
+    for name, public in keys.items():
         put(folder, f"{name}.pub", public.hex().encode() + b"\n")
     put(folder, signed.FILE, b"".join(line + b"\n" for line in lines))

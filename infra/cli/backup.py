@@ -167,9 +167,17 @@ def verify_command(folder: Path, keys: Path | None, checkpoints: Path | None, da
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The newest backup of the same log, where FOLDER is an older copy: who was forgotten since stays forgotten.",
 )
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Checkpoints that were kept elsewhere: the public keys beside them are believed too. For a backup from before "
+    "`daybook keys rotate checkpoints`.",
+)
 @data_option
 @json_option
-def restore_command(folder: Path, keys: Path | None, newest: Path | None, data: Path | None, as_json: bool) -> None:
+def restore_command(
+    folder: Path, keys: Path | None, newest: Path | None, checkpoints: Path | None, data: Path | None, as_json: bool
+) -> None:
     """Bring the log in FOLDER back into an empty database, and check it against what was signed.
 
     Nothing may run meanwhile. The read models are emptied and fill themselves from the log at the next start. Exit code
@@ -201,7 +209,7 @@ def restore_command(folder: Path, keys: Path | None, newest: Path | None, data: 
                 folder,
                 place.owner or "",
                 place.keys.master(),
-                keys=_trusted(place.keys.path, None),
+                keys=_trusted(place.keys.path, checkpoints),
                 secrets=fingerprints(place.keys.path, NEEDED),
                 newest=newest,
                 checkpoints=place.checkpoints,

@@ -19,7 +19,7 @@ from infra.backup.restore import Restored, restore
 from infra.backup.verify import Report, verify
 from infra.event_log.checkpoints import Checkpointer, SigningKey
 from infra.event_log.log import PostgresEventLog
-from infra.keyring import MasterKeyFile, PostgresKeyring
+from infra.keyring import MasterKey, MasterKeyFile, PostgresKeyring
 from tests.conftest import Database, fresh_database
 from tests.infra.event_log.conftest import Confided, keyring, log, new, notes, save
 
@@ -87,7 +87,7 @@ def another_database(postgres: str, template: str) -> Iterator[Callable[[], Data
         yield lambda: stack.enter_context(fresh_database(postgres, template))
 
 
-def bring_back(folder: Path, database: Database, master: MasterKeyFile, **options: Any) -> Restored:
+def bring_back(folder: Path, database: Database, master: MasterKey, **options: Any) -> Restored:
     # In a thread, since a test has an event loop running.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(restore, folder, database.superuser, master, **{"keys": PUBLIC, **options}).result()
@@ -97,7 +97,7 @@ def words_of(events: list[Any]) -> list[Any]:
     return [event.event.reason for event in events if isinstance(event.event, Confided)]
 
 
-async def reopened(database: Database, master: MasterKeyFile, work: Any) -> Any:
+async def reopened(database: Database, master: MasterKey, work: Any) -> Any:
     """Do some work with the log of a database, as a new process would find it."""
     keyring = PostgresKeyring(database.app, master)
     try:

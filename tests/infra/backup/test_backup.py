@@ -19,20 +19,24 @@ from domain.ports import KeyReused, Memory
 from infra.backup import create as making
 from infra.backup import parts
 from infra.backup.create import BackupBusy, LogNotWhole, OtherLog
-from infra.backup.manifest import COMMANDS, KEYS, ROWS, BackupTrouble, Manifest, NoBackup, fingerprint
+from infra.backup.manifest import COMMANDS, KEYS, ROWS, BackupTrouble, Manifest, NoBackup, fingerprint, fingerprints
 from infra.backup.parts import Damaged
-from infra.backup.restore import NotEmpty, OlderBackup, WrongKeys
+from infra.backup.restore import NEEDED, NotEmpty, OlderBackup, WrongKeys
 from infra.event_log.checkpoints import SigningKey, read_checkpoints
 from infra.event_log.log import PostgresEventLog
 from infra.event_log.schema import app_dsn, migrate
 from infra.event_log.verify import verify as verify_log
 from infra.event_log.writer import Tracked
+from infra.key_marks import settle, succeed
 from infra.keyring import MasterKeyFile, PostgresKeyring
+from infra.keys import KeyFolder
+from infra.troubles import CannotStart
 from tests.conftest import Database, fresh_database
 from tests.infra.backup.conftest import (
     ANNA,
     BERT,
     KEY,
+    PUBLIC,
     back_up,
     bring_back,
     check,
@@ -300,13 +304,45 @@ async def test_keys_that_do_not_fit_are_noticed_before_anything_is_touched(
         bring_back(folder, other, MasterKeyFile(bytes(32)))
     with pytest.raises(WrongKeys, match=r"master\.key is missing"):
         bring_back(folder, other, master, secrets={})
-    for name in ("commands", "blind"):
-        with pytest.raises(WrongKeys, match=f"{name} is another"):
-            bring_back(folder, other, master, secrets={**secrets, name: fingerprint(b"d")})
+    with pytest.raises(WrongKeys, match="blind is another"):
+        bring_back(folder, other, master, secrets={**secrets, "blind": fingerprint(b"d")})
     with pytest.raises(Damaged, match="not signed by a known key"):
         bring_back(folder, other, master, keys={SigningKey(bytes(32)).id: SigningKey(bytes(32)).public})
     assert everything_in(other)["events"] == []
     assert bring_back(folder, other, master, secrets=secrets).verified.ok
+
+
+async def test_a_restored_log_is_opened_with_the_keys_of_its_backup(
+    database: Database, log: PostgresEventLog, another_database: Databases, tmp_path: Path
+) -> None:
+    keys, folder, other = KeyFolder(tmp_path / "keys", make=True), tmp_path / "backup", another_database()
+    await settle(database.app, keys)
+    await reopened(database, keys.master(), lambda log: confide(log, "visit/anna", ANNA, "a cough"))
+    back_up(database, folder, secrets=fingerprints(keys.path, NEEDED))
+    # Somebody began with an empty log and other keys before they thought of the backup.
+    await settle(other.app, KeyFolder(tmp_path / "others", make=True))
+    (keys.path / "commands").write_bytes(bytes(32))
+    assert bring_back(folder, other, keys.master(), secrets=fingerprints(keys.path, NEEDED)).verified.ok
+    with pytest.raises(CannotStart, match=r"(?s)commands is another.*daybook keys rotate commands"):
+        await settle(other.app, keys)
+    await succeed(other.app, keys.path, "commands")
+    await settle(other.app, keys)
+
+
+async def test_a_backup_from_before_another_key_signs_comes_back(
+    database: Database, log: PostgresEventLog, master: MasterKeyFile, another_database: Databases, tmp_path: Path
+) -> None:
+    folder, signed, new_key = tmp_path / "backup", tmp_path / "signed", SigningKey(b"n" * 32)
+    await fill(log, 0, 3)
+    back_up(database, folder)
+    other, only = another_database(), {new_key.id: new_key.public}
+    with pytest.raises(Damaged, match="--checkpoints FOLDER"):
+        bring_back(folder, other, master, keys=only)
+    assert bring_back(folder, other, master, keys={**PUBLIC, **only}, checkpoints=signed).verified.ok
+    # The key that is at hand for it signs on.
+    await reopened(other, master, lambda log: fill(log, 3, 5))
+    await reopened(other, master, lambda log: sign(other, signed, log, new_key))
+    assert verify_log(other.app, signed).ok
 
 
 async def test_a_backup_by_a_newer_daybook_is_not_taken_apart(
