@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from domain import account, client, origin, session
 from domain.account import (
     Account,
+    AccountRegistered,
     AddressTakenAgain,
     LinkIssued,
     PasskeyAdded,
@@ -29,8 +30,9 @@ from domain.origin import OriginSeen
 from domain.ports import EventLog, Recorded
 from domain.session import SessionEnded, SessionStarted
 
-# Whoever knows an address can bring these about, so where they come from may be somebody else's.
-_ANYBODYS: Final = (AddressTakenAgain, LinkIssued)
+# Whoever knows an address can bring these about, so where they come from may be somebody else's: the letter went to
+# its owner, who may have followed a link that they did not ask for.
+_ANYBODYS: Final = (AccountRegistered, AddressTakenAgain, LinkIssued)
 _BITE: Final = 500
 
 

@@ -78,8 +78,8 @@ WITHHELD: Final = (
     " professional decides (GDPR 15(4), 23(1)(i); 45 CFR 164.524(a)(3)).",
     "The names of those who looked, or opened the record in an emergency: the clinic answers for them (GDPR 15(4)).",
     "Hashes and keys by which you sign in: whoever had them could come in as you (GDPR 32).",
-    "Where somebody was who guessed at your password or asked for a link to your account: it may not have been you, and"
-    " it is not kept under your name (GDPR 11, 15(4)).",
+    "Where somebody was who registered your account, guessed at your password or asked for a link: it may not have been"
+    " you (GDPR 11, 15(4)).",
 )
 
 

@@ -9,14 +9,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from commands.accounts import CreateAccount, RegisterAccount
-from commands.loop import NOTHING, Decision
+from commands.accounts import CreateAccount, FollowLink, RegisterAccount
+from commands.loop import NOTHING, Command, Decision
 from commands.outside import LinkProvider, UnlinkProvider
 from commands.sessions import EndSession, StartSession
 from commands.sign_in import SIGN_IN, CheckPassword
 from domain import account
 from domain.access import Actor, Role
-from domain.account import PasskeyAdded
+from domain.account import LinkPurpose, PasskeyAdded
 from domain.ports import Context, NewEvent, Save
 from infra.http.origins import Origins
 from read_api import exports
@@ -176,6 +176,27 @@ async def test_what_is_held_of_an_account_is_told_without_what_opens_it(book: Se
     for text in (answer.text, page.words):
         for secret in ("the credential", "the public key", "v2$", "192.0.2.66", "another's"):
             assert secret not in text, secret
+
+
+async def test_where_somebody_was_who_registered_with_a_persons_address_is_not_theirs_to_see(book: Served) -> None:
+    origins: Origins = book.writes.state.counter.origins
+
+    async def ask(command: Command, agent: bytes) -> dict[str, Any]:
+        async def cause(decision: Decision) -> UUID:
+            scope = {"type": "http", "client": ("192.0.2.66", 1), "headers": [(b"user-agent", agent)]}
+            return await origins.of(scope, ORGANIZATION, SIGN_IN, decision.account_id)
+
+        return dict((await book.desk.handle(command, SIGN_IN, ORGANIZATION, cause=cause)).content)
+
+    sent = await ask(RegisterAccount(email="anna@example.org"), b"another's")
+    link = FollowLink(purpose=LinkPurpose.VERIFY, token=sent["letter"]["token"], password=PASSWORD)
+    account_id = UUID((await ask(link, b"Anna's own"))["account_id"])
+    stream = account.stream(account_id)
+    state = (await book.desk.catch_up(ORGANIZATION, {stream: NOTHING}))[stream][1]
+    assert state is not None
+    own = Actor(str(account_id), Role.PATIENT, state.patient_id, account_id=account_id)
+    told = (await book.get(f"/patients/{state.patient_id}/export", own)).json()
+    assert [one["programme"] for one in told["origins"]] == ["Anna's own"]
 
 
 async def test_emergencies_and_legal_holds_are_told_and_what_is_withheld_is_said(book: Served, clinic: Clinic) -> None:
