@@ -11,14 +11,14 @@ from typing import Annotated
 from uuid import UUID
 
 from joserfc.errors import JoseError
-from joserfc.jwk import import_key
+from joserfc.jwk import RSAKey, import_key
 from pydantic import StringConstraints
 
 from commands.loop import ASSERTION, CLIENT, Command, Decision, Reading, handles
 from domain import assertion, client
 from domain.access import Actor
 from domain.assertion import AssertionId, ClientAssertionUsed
-from domain.client import Details, KeyNotTaken
+from domain.client import SHORTEST_MODULUS, Details, KeyNotTaken
 from domain.refusals import NotAllowed
 from domain.step_up import fresh_enough
 
@@ -65,9 +65,12 @@ async def register_client(command: RegisterClient, reading: Reading, actor: Acto
     client.within(command.details, actor.scopes)
     for key in command.details.keys:
         try:
-            import_key(key.jwk())
+            made = import_key(key.jwk())
         except (JoseError, ValueError, TypeError):
             raise KeyNotTaken("this is no public key", kid=key.kid) from None
+        # Zeros before the modulus have it look longer than it is.
+        if isinstance(made, RSAKey) and made.public_key.key_size < SHORTEST_MODULUS:
+            raise KeyNotTaken("this key is too short", kid=key.kid)
     client_id = reading.desk.ids.new()
     event = client.register(client_id, command.details, command.secret)
     return Decision([(client.stream(client_id), event)], {"client_id": str(client_id)})

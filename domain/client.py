@@ -87,8 +87,9 @@ _CURVES: Final = {
     KeyAlgorithm.ES256: ("EC", "P-256", 32),
     KeyAlgorithm.EDDSA: ("OKP", "Ed25519", 32),
 }
-# Of an RSA modulus (RFC 7518 §3.3), and the exponents that keys have.
-_MODULUS: Final = range(256, 1025)
+# Bits of an RSA modulus (RFC 7518 §3.3), and the bytes that it may take.
+SHORTEST_MODULUS: Final = 2048
+_MODULUS: Final = range(SHORTEST_MODULUS // 8, 1025)
 _Part = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,1400}$")]
 
 
@@ -221,7 +222,7 @@ class ScopesTooLong(Refusal):
 
 
 class KeyNotTaken(Refusal):
-    """A key whose parts make no key, such as a point that is not on its curve; `kid` is which."""
+    """A key whose parts make no key, such as a point that is not on its curve, or too short a one; `kid` is which."""
 
     code = "key_not_taken"
     status = 422

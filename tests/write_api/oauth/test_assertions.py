@@ -133,9 +133,14 @@ async def test_a_client_that_signs_has_no_secret_and_one_with_a_secret_signs_not
 
 async def test_a_key_that_is_none_is_not_registered(house: House) -> None:
     off = public("ES256")[0] | {"x": "A" * 43}
-    details = Details.model_validate(SYSTEM | {"name": "A system", "kind": "confidential", "keys": [off]})
-    with pytest.raises(KeyNotTaken):
-        await house.desk.handle(RegisterClient(details=details, secret="0" * 64), OPERATOR, ORGANIZATION)
+    short = RSAKey.generate_key(1024, {"kid": "RS384", "alg": "RS384"}).as_dict(private=False)
+    # 1024 bits behind so many zeros that it looks like 2048.
+    modulus = base64.urlsafe_b64decode(f"{short['n']}==").rjust(256, b"\0")
+    padded = short | {"n": base64.urlsafe_b64encode(modulus).rstrip(b"=").decode()}
+    for key in (off, padded):
+        details = Details.model_validate(SYSTEM | {"name": "A system", "kind": "confidential", "keys": [key]})
+        with pytest.raises(KeyNotTaken):
+            await house.desk.handle(RegisterClient(details=details, secret="0" * 64), OPERATOR, ORGANIZATION)
 
 
 async def test_it_is_said_where_apps_look(house: House) -> None:
