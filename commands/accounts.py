@@ -22,14 +22,28 @@ from pydantic import Field
 
 from commands import addresses
 from commands.access import reach
+from commands.erasure import made_on
 from commands.letters import Letter, letter
-from commands.loop import ACCOUNT, ADDRESS, HOLDER, IDENTITY, PATIENT, PROVIDER, Command, Decision, Reading, handles
+from commands.loop import (
+    ACCOUNT,
+    ADDRESS,
+    HOLDER,
+    IDENTITY,
+    PATIENT,
+    PROVIDER,
+    RETENTION,
+    Command,
+    Decision,
+    Reading,
+    handles,
+)
 from commands.passwords import Password, credentials_of, hashed, normal
 from commands.second_factors import own
-from domain import account, address, holder, outside, patient
+from domain import account, address, holder, outside, patient, retention
 from domain.access import Actor, Role
 from domain.account import (
     Account,
+    AccountClosed,
     AccountNotActive,
     AccountRegistered,
     AddressInUse,
@@ -43,6 +57,7 @@ from domain.account import (
     Origin,
     PasswordChanged,
     PersonHasAccount,
+    RegistrationLapsed,
     RoleChanged,
     Status,
 )
@@ -149,6 +164,13 @@ class CloseAccountOf(Command):
 
     person_id: UUID
     reason: ClosingReason = ClosingReason.PERSON_ERASED
+
+
+class ForgetUnverified(Command):
+    """Whoever registered and never showed that the address is theirs, once that is long enough ago. → `outcome`:
+    `forgotten`, or `kept`."""
+
+    account_id: UUID
 
 
 @handles(RegisterAccount, "sign_in")
@@ -303,20 +325,35 @@ async def reset_factors(command: ResetFactors, reading: Reading, actor: Actor) -
 
 @handles(CloseOwnAccount, "change_own_account")
 async def close_own_account(command: CloseOwnAccount, reading: Reading, actor: Actor) -> Decision:
-    return await _closed(await own(reading, actor), ClosingReason.OWN_WISH, reading)
+    state = await own(reading, actor)
+    return await _closed(state, account.close(state, ClosingReason.OWN_WISH), reading)
 
 
 @handles(CloseAccount, "manage_accounts")
 async def close_account(command: CloseAccount, reading: Reading, actor: Actor) -> Decision:
-    return await _closed(await _others(command.account_id, reading, actor), command.reason, reading)
+    state = await _others(command.account_id, reading, actor)
+    return await _closed(state, account.close(state, command.reason), reading)
 
 
 @handles(CloseAccountOf, "manage_accounts")
 async def close_account_of(command: CloseAccountOf, reading: Reading, actor: Actor) -> Decision:
-    state = await reading.find(HOLDER, command.person_id)
-    if state is None or state.account_id is None:
+    held = await reading.find(HOLDER, command.person_id)
+    if held is None or held.account_id is None:
         return Decision([], {"account_id": None})
-    return await _closed(await reading.get(ACCOUNT, state.account_id), command.reason, reading)
+    state = await reading.get(ACCOUNT, held.account_id)
+    return await _closed(state, account.close(state, command.reason), reading)
+
+
+@handles(ForgetUnverified, "forget_unverified")
+async def forget_unverified(command: ForgetUnverified, reading: Reading, actor: Actor) -> Decision:
+    state = await reading.get(ACCOUNT, command.account_id)
+    policy = await reading.find(RETENTION, state.id) or retention.AS_SHIPPED
+    until = retention.unverified_kept_until(policy, made_on(state.id))
+    event = account.lapse(state, until, reading.now)
+    if event is None:
+        return Decision([], {"account_id": str(state.id), "outcome": "forgotten" if state.lapsed else "kept"})
+    decision = await _closed(state, event, reading)
+    return replace(decision, answer={**decision.answer, "outcome": "forgotten"})
 
 
 async def _others(account_id: UUID, reading: Reading, actor: Actor) -> Account:
@@ -436,8 +473,9 @@ async def _dismissed(state: Account, reading: Reading) -> Changes:
     return [(holder.stream(state.person), HolderDismissed(person_id=state.person, account_id=state.id))]
 
 
-async def _closed(state: Account, reason: ClosingReason, reading: Reading) -> Decision:
-    changes: Changes = [(account.stream(state.id), account.close(state, reason))]
+async def _closed(state: Account, event: AccountClosed | RegistrationLapsed, reading: Reading) -> Decision:
+    """The account's end, with all that it gives free."""
+    changes: Changes = [(account.stream(state.id), event)]
     claim = await reading.find(ADDRESS, state.address)
     if address.owner(claim) == state.id:
         released = AddressReleased(address=state.address, account_id=state.id)

@@ -20,7 +20,7 @@ from domain.access import Actor
 from domain.availability import Page, page_stream
 from domain.patient import ARTICLE, ErasureGround, ErasureRefused, HoldReason
 from domain.provider import WRITABLE
-from domain.retention import Month, Months, RetentionPolicySet, StrangersForgotten, Years
+from domain.retention import Days, Month, Months, RetentionPolicySet, StrangersForgotten, Years
 from domain.step_up import fresh_enough
 
 # So many days of a patient's are looked through at once, from the latest on.
@@ -48,10 +48,11 @@ class LiftLegalHold(Command):
 
 
 class SetRetention(Command):
-    """Where `months_of_strangers` is left out, it stays as it is."""
+    """Where `months_of_strangers` or `days_of_unverified` is left out, it stays as it is."""
 
     years_after_last_visit: Years
     months_of_strangers: Months | None = None
+    days_of_unverified: Days | None = None
 
 
 class ForgetStrangers(Command):
@@ -107,6 +108,7 @@ async def set_retention(command: SetRetention, reading: Reading, actor: Actor) -
     event = RetentionPolicySet(
         years_after_last_visit=command.years_after_last_visit,
         months_of_strangers=command.months_of_strangers or policy.months_of_strangers,
+        days_of_unverified=command.days_of_unverified or policy.days_of_unverified,
     )
     return Decision([(retention.STREAM, event)], event.model_dump(mode="json"))
 

@@ -127,6 +127,7 @@ POLICY: Final[dict[str, Rule]] = {
     "hold_legally":       _row("Patient.u",        _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
     "set_retention":      _row("Organization.u",   _NO,   _NO,       _NO,   _ALL,  _NO,   _NO,   _NO),
     "forget_strangers":   _row(None,               _NO,   _NO,       _NO,   _NO,   _ALL,  _NO,   _NO),
+    "forget_unverified":  _row(None,               _NO,   _NO,       _NO,   _NO,   _ALL,  _NO,   _NO),
     "read_slots":         _row("Slot.s",           _OWN,  _PATIENTS, _ALL,  _ALL,  _ALL,  _ALL,  _NO),
     "read_provider":      _row("Practitioner.r",   _ALL,  _ALL,      _ALL,  _ALL,  _ALL,  _ALL,  _NO),
     "read_time_off":      _row("Schedule.r",       _NO,   _ALL,      _ALL,  _ALL,  _ALL,  _ALL,  _NO),

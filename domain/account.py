@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Final
@@ -268,6 +268,13 @@ class AccountClosed(AccountEvent):
     reason: ClosingReason
 
 
+class RegistrationLapsed(AccountEvent):
+    """Whoever registered by themselves never showed that the address is theirs, and is to be forgotten: the account is
+    closed, and its key destroyed then."""
+
+    NAME: ClassVar[str] = "RegistrationLapsed.v1"
+
+
 class AddressNotTaken(Invalid):
     """Not an e-mail address, or one made to look like another's."""
 
@@ -410,7 +417,8 @@ class Account:
     are the identities at outside providers, each with its issuer.
 
     Guesses at the password and at second factors are counted apart: a right password must not clear the way for
-    guessing codes. `era` counts what ended every session: one that began in an earlier era is over."""
+    guessing codes. `era` counts what ended every session: one that began in an earlier era is over. `verified` stays
+    true whatever the status becomes; `lapsed` says that the registration was given up."""
 
     id: UUID
     email: str | Erased
@@ -430,6 +438,8 @@ class Account:
     password_guard: Guard = OPEN
     factor_guard: Guard = OPEN
     era: int = 0
+    verified: bool = False
+    lapsed: bool = False
 
     @property
     def person(self) -> UUID | None:
@@ -479,7 +489,7 @@ def evolve(state: Account | None, event: Event) -> Account:
         case LinkIssued():
             return replace(state, link=Link(event.purpose, event.nonce, event.expires_at))
         case EmailVerified():
-            return replace(state, status=Status.ACTIVE)
+            return replace(state, status=Status.ACTIVE, verified=True)
         case PasswordChanged():
             return replace(state, password_hash=event.password_hash, link=None, password_guard=OPEN, era=state.era + 1)
         case PasswordRehashed():
@@ -497,9 +507,10 @@ def evolve(state: Account | None, event: Event) -> Account:
                 provider_id=event.provider_id,
                 era=state.era + 1,
             )
-        case AccountClosed():
+        case AccountClosed() | RegistrationLapsed():
             return replace(
                 state,
+                lapsed=isinstance(event, RegistrationLapsed),
                 status=Status.CLOSED,
                 password_hash=None,
                 link=None,
@@ -719,3 +730,13 @@ def close(state: Account, reason: ClosingReason) -> AccountClosed:
     if state.status is Status.CLOSED:
         raise AccountNotActive("this account is closed", account_status=state.status.value)
     return AccountClosed(account_id=state.id, reason=reason)
+
+
+def lapse(state: Account, kept_until: date, now: datetime) -> RegistrationLapsed | None:
+    """What comes of a registration that need not be kept from a day on: nothing where others made the account, the
+    address was shown to be its owner's, or a link may still show it."""
+    if state.origin is not Origin.SELF or state.verified or state.lapsed or now.date() < kept_until:
+        return None
+    if state.link is not None and state.link.expires_at > now:
+        return None
+    return RegistrationLapsed(account_id=state.id)

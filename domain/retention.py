@@ -1,14 +1,15 @@
-"""How long a clinic keeps what it knows of a person, and where strangers were: one policy for each organization.
+"""How long a clinic keeps what it knows of a person, where strangers were, and who registered and never came back: one
+policy for each organization.
 
-In: years and months. Out: events, and the day on which a record is due. As shipped, ten years after the last visit,
-which is what § 630f(3) BGB asks; many states of the USA ask for seven to ten. The log itself, which is the audit trail,
-stays (45 CFR 164.316(b)(2): six years at least); what is erased in it are words.
+In: years, months and days. Out: events, and the day on which a record is due. As shipped, ten years after the last
+visit, which is what § 630f(3) BGB asks; many states of the USA ask for seven to ten. The log itself, which is the audit
+trail, stays (45 CFR 164.316(b)(2): six years at least); what is erased in it are words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
@@ -27,6 +28,9 @@ Years = Annotated[int, Field(ge=SHORTEST_YEARS, le=100)]
 # stay, and what goes is where somebody was who never said who they are (docs/decisions/0153).
 Months = Annotated[int, Field(ge=1, le=1200)]
 STRANGERS_AS_SHIPPED: Final = 12 * SHORTEST_YEARS
+# After a registration whose address nobody has shown to be theirs. There is no patient, and nothing that must be kept.
+Days = Annotated[int, Field(ge=1, le=3650)]
+UNVERIFIED_AS_SHIPPED: Final = 30
 Month = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
 
 
@@ -34,6 +38,7 @@ class RetentionPolicySet(Event):
     NAME: ClassVar[str] = "RetentionPolicySet.v1"
     years_after_last_visit: Years
     months_of_strangers: Months = STRANGERS_AS_SHIPPED
+    days_of_unverified: Days = UNVERIFIED_AS_SHIPPED
 
 
 class StrangersForgotten(Event):
@@ -49,6 +54,7 @@ class RetentionPolicy:
 
     years_after_last_visit: int = 10
     months_of_strangers: int = STRANGERS_AS_SHIPPED
+    days_of_unverified: int = UNVERIFIED_AS_SHIPPED
     forgotten: frozenset[str] = frozenset()
 
 
@@ -68,6 +74,7 @@ def evolve(state: RetentionPolicy | None, event: Event) -> RetentionPolicy:
                 policy,
                 years_after_last_visit=event.years_after_last_visit,
                 months_of_strangers=event.months_of_strangers,
+                days_of_unverified=event.days_of_unverified,
             )
         case StrangersForgotten():
             return replace(policy, forgotten=policy.forgotten | {event.month})
@@ -84,6 +91,11 @@ def strangers_kept_until(policy: RetentionPolicy, month: str) -> date:
     year, number = map(int, month.split("-"))
     months = year * 12 + number + policy.months_of_strangers
     return date(months // 12, months % 12 + 1, 1)
+
+
+def unverified_kept_until(policy: RetentionPolicy, registered: date) -> date:
+    """The first day on which nobody waits any more for whoever registered to show that the address is theirs."""
+    return registered + timedelta(days=policy.days_of_unverified)
 
 
 def accounted_until(disclosed: date) -> date:

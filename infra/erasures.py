@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar, Final, Self
 
 from commands.loop import Desk
+from domain.account import RegistrationLapsed
 from domain.denial import strangers
 from domain.patient import PersonErased
 from domain.ports import LogError
@@ -106,15 +107,19 @@ class Erasures(WhileOpen):
             if isinstance(recorded.event, StrangersForgotten):
                 # Nothing that is folded holds a word of theirs.
                 self._keyring.let_go(recorded.organization, strangers(recorded.event.month))
+            if isinstance(recorded.event, RegistrationLapsed):
+                self._let_go(recorded.organization, str(recorded.event.account_id))
             if isinstance(recorded.event, PersonErased):
-                person = str(recorded.event.patient_id)
                 for account_id in await accounts_of(self._events, recorded.organization, recorded.event.patient_id):
                     self._keyring.let_go(recorded.organization, str(account_id))
-                self._keyring.let_go(recorded.organization, person)
-                self._tell(recorded.organization, person)
-                # A command under way may remember what it had read; no command takes as long as this.
-                asyncio.get_running_loop().call_later(AGAIN, self._tell, recorded.organization, person)
+                self._let_go(recorded.organization, str(recorded.event.patient_id))
         self._position = upto
+
+    def _let_go(self, organization: str, person: str) -> None:
+        self._keyring.let_go(organization, person)
+        self._tell(organization, person)
+        # A command under way may remember what it had read; no command takes as long as this.
+        asyncio.get_running_loop().call_later(AGAIN, self._tell, organization, person)
 
     def _tell(self, organization: str, person: str) -> None:
         for told in self._events.forgotten:

@@ -37,6 +37,9 @@ class LegalHolds(BaseModel):
 class Retention(BaseModel):
     years_after_last_visit: int
     months_of_strangers: int = Field(description="how long it stays known where those were who never signed in")
+    days_of_unverified: int = Field(
+        description="how long an account waits for whoever registered it to show that the address is theirs"
+    )
     as_shipped: bool = Field(description="nobody has said otherwise")
 
 
@@ -69,7 +72,8 @@ async def read_legal_holds(patient_id: UUID, asked: Asked) -> Response:
 
 @router.get("/retention", response_model=Retention, **answers())
 async def read_retention(asked: Asked) -> Response:
-    """How many years after the last visit a record is kept, and how many months strangers' origins are."""
+    """How many years after the last visit a record is kept, how many months strangers' origins are, and how many days
+    accounts whose address was never verified."""
     asked.may("read_retention")
     log = asked.library.log
     upto = await log.head()
@@ -80,6 +84,7 @@ async def read_retention(asked: Asked) -> Response:
     found = Retention(
         years_after_last_visit=policy.years_after_last_visit,
         months_of_strangers=policy.months_of_strangers,
+        days_of_unverified=policy.days_of_unverified,
         as_shipped=not any(isinstance(recorded.event, RetentionPolicySet) for recorded in told),
     )
     return asked.answer(found, upto)

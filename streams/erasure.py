@@ -1,5 +1,5 @@
 """When a person is erased, call off what was booked in that very moment, close their account and destroy their keys;
-and destroy the key of strangers whose month is over for good.
+and destroy the key of strangers whose month is over for good, and of whoever registered and never came back.
 
 In: erasures in the log, from the mark on up to which all are carried out. Out: keys that are no more. The event comes
 first and this follows, on start for what a crash left and at once for what is new; doing it twice changes nothing.
@@ -20,7 +20,7 @@ from commands.appointments import CancelAppointment
 from commands.loop import NOTHING, Busy, Desk
 from domain import account, holder
 from domain.access import Actor, Role
-from domain.account import Account
+from domain.account import Account, RegistrationLapsed
 from domain.appointment import CancellationReason, Override, TooLateToCancel
 from domain.availability import page_stream
 from domain.denial import strangers
@@ -37,7 +37,7 @@ ERASER = Actor("eraser", Role.SYSTEM)
 _WHATEVER_THE_HOUR: Final = Override(rules=(TooLateToCancel.code,), reason=OverrideReason.PATIENT_REQUEST)
 
 # What has keys destroyed.
-FORGETTING: Final = (PersonErased.NAME, StrangersForgotten.NAME)
+FORGETTING: Final = (PersonErased.NAME, StrangersForgotten.NAME, RegistrationLapsed.NAME)
 # So many positions are looked through at once.
 BITE = 20_000
 _PAUSE = 0.5
@@ -91,6 +91,8 @@ class Eraser(WhileOpen):
                         await self._erase(recorded.organization, patient_id, recorded)
                     case StrangersForgotten(month=month):
                         await self.keys.forget(recorded.organization, strangers(month))
+                    case RegistrationLapsed(account_id=account_id):
+                        await self.keys.forget(recorded.organization, str(account_id))
             # A mark at each commit of a busy log costs too much, and none for long costs whoever starts.
             if erased or upto - marked >= BITE:
                 await self._mark.write(upto)

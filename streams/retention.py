@@ -1,8 +1,9 @@
 """When a record need not be kept any more, forget the person.
 
-In: an organization's patients, by the log, and the months of which strangers are known. Out: who is due since when, and
-an erasure of each by the ordinary command, which decides anew. Somebody who never came is kept as long, from the day on
-which they were registered.
+In: an organization's patients and accounts, by the log, and the months of which strangers are known. Out: who is due
+since when, and an erasure of each by the ordinary command, which decides anew. Somebody who never came is kept as long,
+from the day on which they were registered. Whoever registered by themselves and never showed that the address is theirs
+is no patient, and is kept for some days.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from datetime import date
 from typing import Final
 from uuid import UUID
 
-from commands.erasure import ErasePerson, ForgetStrangers, last_visit
+from commands.accounts import ForgetUnverified
+from commands.erasure import ErasePerson, ForgetStrangers, last_visit, made_on
 from commands.loop import Desk
-from domain import patient, retention
+from domain import account, patient, retention
 from domain.access import Actor, Role
+from domain.account import Account
 from domain.denial import STRANGERS
 from domain.patient import ErasureGround, Patient
 from domain.refusals import Refusal
@@ -90,6 +93,29 @@ async def strangers_due(desk: Desk, organization: str, persons: Iterable[str]) -
 async def forget_strangers(desk: Desk, organization: str, month: str) -> bool:
     """Forget where the strangers of a month were; whether that was decided. Raises `LogUnavailable`, `Busy`."""
     answer = await desk.handle(ForgetStrangers(month=month), KEEPER, organization)
+    return bool(answer.content["outcome"] == "forgotten")
+
+
+async def unverified_due(desk: Desk, organization: str) -> AsyncIterator[tuple[UUID, date]]:
+    """The accounts whose owner registered and never showed that the address is theirs, in that order, each with since
+    when they need not be kept any more. Raises `LogUnavailable`."""
+    policy, now = await _policy(desk, organization), desk.clock.now()
+    names = await desk.log.streams(organization, *account.streams())
+    for start in range(0, len(names), _BITE):
+        for told in (await desk.log.load(organization, dict.fromkeys(names[start : start + _BITE], 0))).values():
+            state: Account | None = None
+            for recorded in told:
+                state = account.evolve(state, recorded.event)
+            if state is None:
+                continue
+            since = retention.unverified_kept_until(policy, made_on(state.id))
+            if account.lapse(state, since, now) is not None:
+                yield state.id, since
+
+
+async def forget_unverified(desk: Desk, organization: str, account_id: UUID) -> bool:
+    """Forget who never showed that an address is theirs; whether that was decided. Raises `LogUnavailable`, `Busy`."""
+    answer = await desk.handle(ForgetUnverified(account_id=account_id), KEEPER, organization)
     return bool(answer.content["outcome"] == "forgotten")
 
 

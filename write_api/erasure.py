@@ -42,6 +42,7 @@ class HoldAnswer(Answered):
 class RetentionAnswer(Answered):
     years_after_last_visit: int
     months_of_strangers: int
+    days_of_unverified: int
 
 
 @router.post(
@@ -96,6 +97,7 @@ async def lift_legal_hold(patient_id: UUID, hold_id: UUID, asked: Asked) -> Resp
     ),
 )
 async def set_retention(asked: Asked) -> Response:
-    """Say how many years after the last visit a record is kept, and how many months it stays known where those were
-    who knocked and never signed in (72 as shipped). Administrators, freshly signed in."""
+    """Say how many years after the last visit a record is kept, how many months it stays known where those were who
+    knocked and never signed in (72 as shipped), and how many days an account waits for whoever registered it to show
+    that the address is theirs (30 as shipped). What is left out stays. Administrators, freshly signed in."""
     return await asked.take(await asked.read(RETAIN))

@@ -237,6 +237,7 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Any], str]]] = {
     "ProviderUnlinked": "An outside provider was unlinked from account {account_id}",
     "RecoveryCodeUsed": "A recovery code of account {account_id} was used",
     "RecoveryCodesMade": "New recovery codes of account {account_id} were made",
+    "RegistrationLapsed": "Account {account_id}, whose address was never verified, was closed and is to be forgotten",
     "RoleChanged": lambda event: f"Account {event.account_id} was given the {_role(event)}",
     "SecondFactorsReset": "All second factors of account {account_id} were taken away",
     "SignInFailed": _failed,
@@ -292,7 +293,8 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Any], str]]] = {
     "ProxyTakenOn": "{holder_id} took it on to stand for patient {patient_id}",
     "ResourceRegistered": "Resource {resource_id} was registered: {kind}",
     "ResourceRetiredFromUse": "Resource {resource_id} was retired from use",
-    "RetentionPolicySet": "Records are kept for {years_after_last_visit} years after the last visit from now on",
+    "RetentionPolicySet": "Records are kept for {years_after_last_visit} years after the last visit from now on, where"
+    " strangers were for {months_of_strangers} months, accounts never verified for {days_of_unverified} days",
     "SeriesBooked": "Series {series_id} of visits was booked for patient {patient_id} with provider {provider_id}",
     "SessionEnded": "Session {session_id} of account {account_id} ended: {reason}",
     "SessionRefreshed": "Session {session_id} of account {account_id} was refreshed",

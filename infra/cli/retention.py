@@ -1,4 +1,5 @@
-"""`daybook retention`: see whose record need not be kept any more, and where strangers were, and forget them."""
+"""`daybook retention`: see whose record need not be kept any more, where strangers were and who registered and never
+came back, and forget them."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def command() -> None:
 
     How many years a record is kept after the last visit is the organization's to say: PUT /write/retention; as shipped
     it is ten. A legal hold keeps a record beyond that. So is how many months it stays known from where strangers
-    knocked and failed to sign in: as shipped six years.
+    knocked and failed to sign in: as shipped six years; and how many days an account waits for whoever registered it to
+    show that the address is theirs: as shipped thirty.
     """
 
 
@@ -30,17 +32,18 @@ def command() -> None:
 @data_option
 @json_option
 def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool) -> None:
-    """Forget everybody whose record is due, and where the strangers of past months were, by the ordinary commands: the
-    decision is in the log, and the keys are destroyed before this ends.
+    """Forget everybody whose record is due, where the strangers of past months were, and who registered and never
+    showed that the address is theirs, by the ordinary commands: the decision is in the log, and the keys are destroyed
+    before this ends.
 
-    Names nobody: patients are told by id. Works beside a running Daybook, and without one.
+    Names nobody: patients and accounts are told by id. Works beside a running Daybook, and without one.
     """
     settings = Settings.load(data=data)
     from infra.installation import opened  # noqa: PLC0415 - help must not wait for it
 
     with opened(settings, redis=False) as place, bar() as shown:
         task = shown.add_task("looking at patients", total=None)
-        found, months = asyncio.run(
+        found, months, unverified = asyncio.run(
             _run(
                 place,
                 org or settings.organization,
@@ -49,7 +52,7 @@ def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool
             )
         )
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, "due": found, "strangers": months}))
+        click.echo(json.dumps({"dry_run": dry_run, "due": found, "strangers": months, "unverified": unverified}))
         return
     for one in found:
         why = f"last visit {one['last_visit']}" if one["last_visit"] else f"no visit, registered {one['registered']}"
@@ -60,11 +63,14 @@ def run_command(dry_run: bool, org: str | None, data: Path | None, as_json: bool
     for one in months:
         done = "due" if dry_run else "forgotten" if one["forgotten"] else "kept"
         click.echo(f"{done:9}  where strangers were in {one['month']}, kept until {one['since']}")
+    for one in unverified:
+        done = "due" if dry_run else "forgotten" if one["forgotten"] else "kept"
+        click.echo(f"{done:9}  {one['account_id']}  registered, address never verified, kept until {one['since']}")
 
 
 async def _run(
     place: Any, organization: str, dry_run: bool, progress: Any
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     from domain.denial import STRANGERS  # noqa: PLC0415
     from infra.desk import desk_for, log_on  # noqa: PLC0415
     from infra.erasures import eraser_on  # noqa: PLC0415
@@ -72,6 +78,7 @@ async def _run(
 
     found: list[dict[str, Any]] = []
     months: list[dict[str, Any]] = []
+    unverified: list[dict[str, Any]] = []
     async with log_on(place) as log:
         desk = desk_for(place, log)
         async for one in retention.due(desk, organization, progress):
@@ -91,6 +98,9 @@ async def _run(
             for month, since in await retention.strangers_due(desk, organization, named):
                 forgotten = not dry_run and await retention.forget_strangers(desk, organization, month)
                 months.append({"month": month, "since": since.isoformat(), "forgotten": forgotten})
-            if any(one["erased"] for one in found) or any(one["forgotten"] for one in months):
+            async for account_id, since in retention.unverified_due(desk, organization):
+                forgotten = not dry_run and await retention.forget_unverified(desk, organization, account_id)
+                unverified.append({"account_id": str(account_id), "since": since.isoformat(), "forgotten": forgotten})
+            if any(one["erased"] for one in found) or any(one["forgotten"] for one in (*months, *unverified)):
                 await eraser.sweep()
-    return found, months
+    return found, months, unverified

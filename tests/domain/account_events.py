@@ -65,6 +65,7 @@ EXAMPLES: list[Event] = [
     account.AccountLockedByAdministrator(account_id=uid(1)),
     account.AccountUnlocked(account_id=uid(1)),
     account.AccountClosed(account_id=uid(1), reason=account.ClosingReason.PERSON_ERASED),
+    account.RegistrationLapsed(account_id=uid(1)),
     address.AddressClaimed(address=uid(2), account_id=uid(1)),
     address.AddressReleased(address=uid(2), account_id=uid(1)),
     address.UnknownAddressTried(address=uid(2), attempt=address.Attempt.SIGN_IN, counts=True, locked_until=AT),

@@ -233,7 +233,7 @@ EXAMPLES: list[Event] = [
         means=consent.ConsentMeans.SPOKEN,
         by=appointment.Party.FRONT_DESK,
     ),
-    retention.RetentionPolicySet(years_after_last_visit=12, months_of_strangers=13),
+    retention.RetentionPolicySet(years_after_last_visit=12, months_of_strangers=13, days_of_unverified=14),
     retention.StrangersForgotten(month="2026-03"),
     proxy.ProxyGranted(
         patient_id=uid(2),

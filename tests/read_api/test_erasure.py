@@ -389,11 +389,14 @@ async def test_records_are_kept_as_long_as_the_organization_says(book: Served, c
     for years, status in ((7, 200), (5, 422), (101, 422)):
         assert (await book.put("/retention", ADMIN, {"years_after_last_visit": years})).status_code == status
     told = (await book.get("/retention", DESK)).json()
-    assert told == {"years_after_last_visit": 7, "months_of_strangers": 72, "as_shipped": False}
-    said = {"years_after_last_visit": 7, "months_of_strangers": 12}
+    as_shipped = {"months_of_strangers": 72, "days_of_unverified": 30}
+    assert told == {"years_after_last_visit": 7, "as_shipped": False} | as_shipped
+    said = {"years_after_last_visit": 7, "months_of_strangers": 12, "days_of_unverified": 14}
     assert (await book.put("/retention", ADMIN, said)).json().items() >= said.items()
     # What is left out stays as it is.
-    assert (await book.put("/retention", ADMIN, {"years_after_last_visit": 8})).json()["months_of_strangers"] == 12
-    assert (await book.put("/retention", ADMIN, said | {"months_of_strangers": 0})).status_code == 422
+    left_out = (await book.put("/retention", ADMIN, {"years_after_last_visit": 8})).json()
+    assert (left_out["months_of_strangers"], left_out["days_of_unverified"]) == (12, 14)
+    for nothing in ("months_of_strangers", "days_of_unverified"):
+        assert (await book.put("/retention", ADMIN, said | {nothing: 0})).status_code == 422
     shipped = (await book.get("/retention", ADMIN, organization="another")).json()
-    assert shipped == {"years_after_last_visit": 10, "months_of_strangers": 72, "as_shipped": True}
+    assert shipped == {"years_after_last_visit": 10, "as_shipped": True} | as_shipped

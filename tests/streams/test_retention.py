@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from commands.accounts import CloseAccount, RegisterAccount
 from commands.appointments import BookAppointment, CancelAppointment
-from commands.erasure import PlaceLegalHold, SetRetention
+from commands.erasure import PlaceLegalHold, SetRetention, made_on
 from commands.loop import Desk
 from commands.patients import RegisterPatient
 from commands.sign_in import SIGN_IN
+from domain.access import Role
+from domain.account import AccountRegistered, RegistrationLapsed
+from domain.account import stream as account_stream
 from domain.denial import STRANGERS, strangers
 from domain.events import ERASED
 from domain.origin import OriginSeen
@@ -33,7 +37,7 @@ from streams.erasure import Eraser
 from streams.retention import Due
 from tests.clinic import ADMIN, CHECKUP, DESK, LOCATION, ORGANIZATION, open_clinic
 from tests.conftest import Database
-from tests.people import credentials
+from tests.people import OPERATOR, People, credentials
 
 # A Monday.
 THEN = datetime(2010, 3, 1, 9, tzinfo=UTC)
@@ -170,3 +174,58 @@ async def test_where_strangers_were_is_known_as_long_as_the_clinic_says_and_neve
     # A clock that goes wrong seals with no second key of the same month.
     key = strangers("2010-03")
     assert (await keyring.keys(ORGANIZATION, [key], create=True))[key] is None
+
+
+async def test_whoever_registers_and_never_comes_back_is_forgotten_and_nobody_else(
+    desk: Desk, log: PostgresEventLog, keyring: PostgresKeyring, database: Database
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    people = People(replace(desk, clock=clock), clock)
+
+    async def register(name: str) -> UUID:
+        told = await people.asked(RegisterAccount(email=f"{name}@example.org"))
+        return UUID(told["account_id"])
+
+    lost, closed, late = await register("lost"), await register("closed"), await register("late")
+    came = (await people.patient("came@example.org")).account_id
+    assert came is not None
+    await people.staff(Role.FRONT_DESK)
+    await people.asked(CloseAccount(account_id=closed), OPERATOR)
+    registered = made_on(lost)
+
+    async def due(days: int) -> list[tuple[UUID, date]]:
+        clock.instant = datetime.combine(registered + timedelta(days), time(12), UTC)
+        return [one async for one in retention.unverified_due(people.desk, ORGANIZATION)]
+
+    since = registered + timedelta(30)
+    assert await due(29) == []
+    await register("late")
+    assert await due(30) == [(lost, since), (closed, since)], "a link that was sent still holds"
+    assert not await retention.forget_unverified(people.desk, ORGANIZATION, late), "the command decides by itself"
+    assert not await retention.forget_unverified(people.desk, ORGANIZATION, came)
+    assert await due(33) == [(lost, since), (closed, since), (late, since)]
+    policy = SetRetention(years_after_last_visit=10, days_of_unverified=90)
+    await people.asked(policy, replace(ADMIN, authenticated_at=clock.now()))
+    assert await due(89) == []
+    assert len(await due(90)) == 3
+
+    for account_id in (lost, closed, lost):
+        assert await retention.forget_unverified(people.desk, ORGANIZATION, account_id), "twice is once"
+    assert [account_id for account_id, _ in await due(90)] == [late]
+
+    async def email(account_id: UUID) -> object:
+        told = (await log.load(ORGANIZATION, {account_stream(account_id): 0}))[account_stream(account_id)]
+        assert isinstance(told[0].event, AccountRegistered)
+        assert sum(isinstance(one.event, RegistrationLapsed) for one in told) <= 1
+        return told[0].event.email
+
+    mark = Mark(database.app)
+    async with Erasures(log, keyring, mark):
+        assert await email(lost) is ERASED, "this process has let go already"
+    await Eraser(people.desk, log, keyring, mark).sweep()
+    await mark.close()
+    told = [await email(account_id) for account_id in (lost, closed, late, came)]
+    assert told == [ERASED, ERASED, "late@example.org", "came@example.org"]
+    assert (await keyring.keys(ORGANIZATION, [str(lost)], create=True))[str(lost)] is None
+    # The address is free for whoever owns it.
+    assert await register("lost") != lost
