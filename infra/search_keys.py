@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from infra.blinds import KeyedBlinds
 from infra.key_files import read, read_or_make, sync_folder
 
 FIRST: Final = "blind"
+_TICK: Final = 2_000_000_000
 _NAME = re.compile(r"search\.([1-9][0-9]{0,5})")
 
 
@@ -37,7 +39,8 @@ class SearchKeys:
         changed = self._folder.stat().st_mtime_ns
         if changed != self._changed:
             self._known = [KeyedBlinds(self._secret(name)) for name in names_in(self._folder)[::-1] or (FIRST,)]
-            self._changed = changed
+            # Two changes within a tick of the file system's clock leave the same time.
+            self._changed = changed if time.time_ns() - changed > _TICK else -1
         return self._known
 
 

@@ -50,6 +50,15 @@ def test_the_first_rotation_leaves_blind_to_the_addresses(folder: Path) -> None:
     assert (folder / "blind").read_bytes() == blind
 
 
+def test_two_changes_in_one_tick_of_the_clock_are_both_seen(folder: Path) -> None:
+    asked = KeyFolder(folder, make=False).search()
+    tick = folder.stat().st_mtime_ns
+    for keys in (2, 3):
+        rotate(folder)
+        os.utime(folder, ns=(tick, tick))
+        assert len(asked()) == keys
+
+
 async def test_people_are_found_before_while_and_after_their_rows_are_made_anew(folder: Path) -> None:
     told = told_under(folder)
     anna = await told.register(1, names=named("Novak"))
