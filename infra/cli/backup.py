@@ -280,9 +280,11 @@ def _trusted(keys: Path, checkpoints: Path | None) -> dict[str, bytes] | None:
 
 def _bring_keys(source: Path, target: Path) -> None:
     from infra.keys import FILES  # noqa: PLC0415
+    from infra.master_keys import NEXT, RETIRED  # noqa: PLC0415
 
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in FILES:
+    # A backup may have been made while the master key was rotated, and another before.
+    for name in (*FILES, NEXT, RETIRED):
         if not (source / name).exists():
             continue
         if not (target / name).exists():

@@ -94,3 +94,15 @@ def test_a_book_moves_from_the_embedded_to_the_full_stack(tmp_path: Path, postgr
     assert (back["ok"], back["not_emptied"]) == (True, {})
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("DROP DATABASE daybook_moved WITH (FORCE)")
+
+
+def test_a_backup_made_while_the_master_key_was_rotated_comes_back_elsewhere(tmp_path: Path) -> None:
+    data, backup, home = (tmp_path / name for name in ("data", "backup", "home"))
+    asyncio.run(written(data))
+    run("keys", "rotate", "master", "--prepare", "--data", str(data))
+    run("account", "create", "--role", "admin", "--email", "ann@example.org", "--invite", "--data", str(data))
+    run("backup", "create", str(backup), "--data", str(data))
+    assert told("backup", "restore", str(backup), "--keys", str(data / "keys"), "--data", str(home))["ok"]
+    run("keys", "rotate", "master", "--data", str(home))
+    run("keys", "retire", "master", "--data", str(home))
+    assert len(told("account", "list", "--data", str(home))) == 1
