@@ -200,9 +200,17 @@ def public_keys(folder: Path) -> dict[str, bytes]:
 def publish(folder: Path, key: SigningKey) -> None:
     """Lay the public key beside the checkpoints: from then on it may sign them."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key.id}.pub"
-    if not path.exists():
-        path.write_text(key.public.hex() + "\n")
+    path, words = folder / f"{key.id}.pub", key.public.hex().encode() + b"\n"
+    if path.exists() and path.read_bytes() == words:
+        return
+    # Brought to disk before anything that it signs: without it that would be taken for damaged, or for a stranger's.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(words)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(folder)
 
 
 def check_signer(folder: Path, key: SigningKey) -> None:

@@ -269,6 +269,19 @@ async def test_a_torn_last_line_is_left_out_and_repaired(
     assert check(database, tmp_path).ok
 
 
+async def test_a_public_key_that_was_torn_by_a_crash_is_laid_there_again(
+    database: Database, log: PostgresEventLog, tmp_path: Path
+) -> None:
+    key = SigningKey(bytes(32))
+    await log.append(notes("page/1", 0, 1))
+    await Checkpointer(database.app, tmp_path, key, log.wait).close()
+    (tmp_path / f"{key.id}.pub").write_bytes(b"")
+    await log.append(notes("page/1", 1, 2))
+    await Checkpointer(database.app, tmp_path, key, log.wait).close()
+    assert (tmp_path / f"{key.id}.pub").read_text().strip() == key.public.hex()
+    assert verify(database.app, tmp_path).checkpoints == 2
+
+
 async def test_checkpoints_are_made_as_the_log_grows(database: Database, log: PostgresEventLog, tmp_path: Path) -> None:
     checkpointer = Checkpointer(database.app, tmp_path, KEY, log.wait, events=10, seconds=0.1)
     checkpointer.start()
