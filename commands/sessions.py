@@ -197,6 +197,6 @@ async def _resting_on(reading: Reading, state: Session) -> Sequence[Session]:
 
 
 async def _sessions_of(reading: Reading, account_id: UUID) -> Sequence[Session]:
-    names = await reading.desk.log.streams(reading.organization, *session.streams_of(account_id))
+    names = await reading.desk.log.streams(reading.organization, *session.streams_of(account_id, reading.now))
     states = await reading.each(SESSION, [session.key_of(name) for name in names])
     return [state for state in states.values() if state is not None]

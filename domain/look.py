@@ -14,6 +14,7 @@ from uuid import UUID
 
 from domain.access import Role
 from domain.events import Event
+from domain.time import first_id
 
 
 class Screen(StrEnum):
@@ -93,11 +94,6 @@ def streams_of(patient_id: UUID, first: datetime | None = None, last: datetime |
 
     Whoever looked made the look's id by the clock of their own machine, and it was true by the database's: a `SKEW` is
     left for both, so some names are of looks shortly before or after."""
-    begin = "" if first is None else str(_earliest(first - SKEW))
-    end = "~" if last is None else str(_earliest(last + SKEW))
+    begin = "" if first is None else str(first_id(first - SKEW))
+    end = "~" if last is None else str(first_id(last + SKEW))
     return f"look/{patient_id}/{begin}", f"look/{patient_id}/{end}"
-
-
-def _earliest(instant: datetime) -> UUID:
-    """Before every UUIDv7 of this instant and after those of earlier ones (RFC 9562 §5.7)."""
-    return UUID(int=max(0, int(instant.timestamp() * 1000)) << 80)

@@ -20,6 +20,7 @@ from domain.account import Account, Status
 from domain.client import Client
 from domain.events import CREDENTIAL, Event, Personal
 from domain.mfa_policy import MfaPolicy
+from domain.time import first_id
 
 
 class SessionId(NamedTuple):
@@ -156,9 +157,11 @@ def stream(key: SessionId) -> str:
     return f"session/{key.account_id}/{key.id}"
 
 
-def streams_of(account_id: UUID) -> tuple[str, str]:
-    """The first and the last name that a session of an account may have."""
-    return f"session/{account_id}/", f"session/{account_id}/~"
+def streams_of(account_id: UUID, living: datetime | None = None) -> tuple[str, str]:
+    """The first and the last name that a session of an account may have; where an instant is given, one that may live
+    then. A day is left for the clock of the machine that made its id."""
+    begin = "" if living is None else str(first_id(living - OFFLINE.whole - timedelta(days=1)))
+    return f"session/{account_id}/{begin}", f"session/{account_id}/~"
 
 
 def key_of(name: str) -> SessionId:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Annotated, Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AwareDatetime, GetCoreSchemaHandler
@@ -143,3 +144,8 @@ def _ordered(period: Period) -> Period:
     if period.end <= period.start:
         raise ValueError("a period ends after it starts")
     return period
+
+
+def first_id(instant: datetime) -> UUID:
+    """Before every UUIDv7 of this instant and after those of earlier ones (RFC 9562 §5.7)."""
+    return UUID(int=max(0, int(instant.timestamp() * 1000)) << 80)

@@ -49,7 +49,7 @@ async def read_sessions(account_id: UUID, asked: Asked) -> Response:
     log, now = asked.library.log, asked.library.clock.now()
     head = await log.head()
     known = account.stream(account_id)
-    names = await log.streams(asked.organization, *session.streams_of(account_id))
+    names = await log.streams(asked.organization, *session.streams_of(account_id, now))
     found = await log.load(asked.organization, dict.fromkeys([known, *names], 0), upto=head)
     if not found[known]:
         raise unknown(account_id)

@@ -92,6 +92,12 @@ def test_a_stream_says_whose_session_it_is() -> None:
     first, last = session.streams_of(KEY.account_id)
     assert first < name < last
     assert session.key_of(name) == KEY
+    # UUIDv7 begin with their milliseconds (RFC 9562 §5.7): what nobody can be signed in by any more is not looked at.
+    first, last = session.streams_of(KEY.account_id, NOW)
+    for days, within in ((0, True), (89, True), (92, False)):
+        began = NOW - timedelta(days=days)
+        made = UUID(f"{int(began.timestamp() * 1000):012x}7fffbfffffffffffffff")
+        assert (first < session.stream(KEY._replace(id=made)) < last) is within
     ended = session.evolve(started(), SessionEnded(account_id=KEY.account_id, session_id=KEY.id, reason=Ending.ACCOUNT))
     assert not replace(ended, ended=None).lives(NOW + PRESENT.whole)
     assert not ended.lives(NOW)

@@ -25,7 +25,15 @@ OPEN = {"register_account", "verify_account", "ask_reset", "reset_password"}
 NOT_THEIRS = {"not_allowed", "link_ended"}
 # Asked by imports, by the pages of OAuth, by sweepers, by the command line; and a link is followed by two routes.
 ELSEWHERE = {"commands.history", "commands.sign_in", "commands.sessions", "commands.clients", "commands.outside"}
-NO_ROUTE = {"lapse_hold", "create_account", "close_account_of", "follow_link"}
+# Of the jobs and the command line.
+NO_ROUTE = {
+    "lapse_hold",
+    "create_account",
+    "close_account_of",
+    "follow_link",
+    "forget_strangers",
+    "forget_unverified",
+}
 
 
 async def test_a_repeat_answers_as_the_first_did(book: Served, clinic: Clinic) -> None:

@@ -101,7 +101,7 @@ async def assets(request: Request, name: str) -> Response:
 
 async def _going_on(at: Reception, account_id: UUID) -> list[Session]:
     authority = at.authority
-    names = await authority.desk.log.streams(authority.organization, *session.streams_of(account_id))
+    names = await authority.desk.log.streams(authority.organization, *session.streams_of(account_id, authority.now()))
     known = {name: authority.desk.cache.get(authority.organization, name) or NOTHING for name in names}
     states = [state for _, state in (await authority.desk.catch_up(authority.organization, known)).values()]
     return [state for state in reversed(states) if state is not None and state.lives(authority.now())]
