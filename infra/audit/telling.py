@@ -10,6 +10,7 @@ from datetime import date, datetime
 from enum import Enum
 from typing import Any, Final
 
+from commands.sign_in import SIGN_IN
 from domain.account import Factor, FailureReason, LinkPurpose
 from domain.address import Attempt
 from domain.denial import STRANGER, AccessRefused
@@ -38,7 +39,11 @@ def told(recorded: Recorded) -> str:
 
 def _who(recorded: Recorded) -> str:
     actor = "a stranger" if recorded.actor == STRANGER else recorded.actor
-    return f"{actor} on behalf of patient {recorded.on_behalf_of}" if recorded.on_behalf_of else actor
+    if not recorded.on_behalf_of:
+        return actor
+    # Who signs in acts for themselves, whatever their account is to the clinic.
+    whose = "account" if recorded.actor == SIGN_IN.id else "patient"
+    return f"{actor} on behalf of {whose} {recorded.on_behalf_of}"
 
 
 def _why(recorded: Recorded, before: str) -> str:

@@ -80,6 +80,9 @@ def test_for_whom_and_why_are_told() -> None:
     assert said(locked, on_behalf_of=behalf, purpose="of old") == (
         "Account #1 was locked (by desk-7 on behalf of patient #5, for the purpose of old)."
     )
+    assert said(locked, on_behalf_of=behalf, actor="sign-in") == (
+        "Account #1 was locked (by sign-in on behalf of account #5)."
+    )
     look = RecordSeen(patient_id=uid(5), screen=Screen.APPOINTMENTS, role=Role.PATIENT)
     assert said(look, on_behalf_of=behalf, purpose="REQUEST") == (
         "Patient desk-7 on behalf of patient #5 looked at the list of appointments of patient #5, "
