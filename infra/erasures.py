@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar, Final, Self
+from typing import Final, Self
 
 from commands.loop import Desk
 from domain.account import RegistrationLapsed
@@ -75,7 +75,7 @@ async def mark_on(place: Installation) -> AsyncIterator[Mark]:
 class Erasures(WhileOpen):
     """While it is open, the keyring lets go of whoever is forgotten, and those in the log's `forgotten` hear of it."""
 
-    TITLE: ClassVar[str] = "erasures"
+    title = "erasures"
 
     def __init__(self, log: PostgresEventLog, keyring: PostgresKeyring, mark: Mark) -> None:
         self._events = log

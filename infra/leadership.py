@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import Final, Self
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from domain.ports import LogUnavailable
 from infra.event_log.lease import Lease
+from streams.while_open import WhileOpen
 
 _LOOK_EVERY: Final = 1.0
 _HELD_EVERY: Final = 0.25
 _log = logging.getLogger("daybook.leadership")
 
 
-class Leader:
+class Leader(WhileOpen):
     """Does `work` while it leads, from entering to leaving; stands by otherwise. An async context manager.
 
     `unless` are errors of entering `work` that mean: not yet.
@@ -39,10 +40,10 @@ class Leader:
         unless: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         self._name = name
+        self.title = f"leader of {name}"
         self._lease = Lease.named(dsn, name)
         self._work = work
         self._unless = unless
-        self._task: asyncio.Task[None] | None = None
         self.leads = False
         # Why the work ended or could not start, the name of a class; None while all is well.
         self.error: str | None = None
@@ -51,16 +52,6 @@ class Leader:
     @property
     def name(self) -> str:
         return self._name
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name=f"leader of {self._name}")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         while True:

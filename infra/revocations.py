@@ -13,7 +13,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from functools import reduce
 from typing import Any, Final, NamedTuple, Self
@@ -33,6 +32,7 @@ from domain.ports import Clock, LogUnavailable
 from domain.session import SessionEnded
 from infra.event_log.log import Mark, PostgresEventLog
 from infra.http.tokens import Caller
+from streams.while_open import WhileOpen
 
 # The kinds of events after which tokens made before are refused, by what they stand for.
 ENDINGS: Final = tuple(
@@ -77,9 +77,11 @@ class Behind(Exception):
     """The log could not be followed for a while, so what ended since is not known here."""
 
 
-class Revocations:
+class Revocations(WhileOpen):
     """`async with Revocations(log, clock) as revocations`; then `ended` knows what ended before. Raises
     `LogUnavailable` when the log is out of reach at the start."""
+
+    title = "revocations"
 
     def __init__(self, log: PostgresEventLog, clock: Clock, *, life: timedelta = TOKEN_LIFE) -> None:
         self._log = log
@@ -92,19 +94,11 @@ class Revocations:
         self._ended: OrderedDict[tuple[str, str], Ended] = OrderedDict()
         # What second factors are needed, by organization, where that has changed within the life of a token.
         self._policies: dict[str, MfaPolicy] = {}
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self.position = await self._log.position_at(self._clock.now() - self._life)
         await self._catch_up()
-        self._task = asyncio.create_task(self._follow())
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        return await super().__aenter__()
 
     def ended(self, caller: Caller, made: float) -> bool:
         """Whether what a token rests on has ended since it was made, in seconds since the epoch."""
@@ -116,7 +110,7 @@ class Revocations:
             raise Behind
         return "known"
 
-    async def _follow(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 await self._log.wait(self.position, _LOOK_AGAIN)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from commands.accounts import CloseAccountOf
@@ -68,7 +68,7 @@ class Mark(Protocol):
 class Eraser(WhileOpen):
     """Carries erasures out while it is open. Several may run; each does what the others left."""
 
-    TITLE: ClassVar[str] = "eraser"
+    title = "eraser"
 
     def __init__(self, desk: Desk, log: Log, keys: Keys, mark: Mark) -> None:
         self._desk = desk

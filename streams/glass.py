@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 from domain.glass import GlassBroken
 from domain.ports import LogError, Mailer, MailLost, Recorded
@@ -56,7 +56,7 @@ def letter_about(recorded: Recorded, event: GlassBroken) -> tuple[str, str]:
 class GlassNotices(WhileOpen):
     """Tells of broken glasses while it is open."""
 
-    TITLE: ClassVar[str] = "glass notices"
+    title = "glass notices"
 
     def __init__(self, log: Log, mark: Mark, mailer: Mailer, officer: str) -> None:
         self._log = log

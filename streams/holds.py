@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import ClassVar
 from uuid import UUID, uuid5
 
 from commands.appointments import LapseHold
@@ -29,7 +28,7 @@ _log = logging.getLogger("daybook.holds")
 class HoldSweeper(WhileOpen):
     """Looks for ended holds while it is open. Several may run; each hold lapses once."""
 
-    TITLE: ClassVar[str] = "hold sweeper"
+    title = "hold sweeper"
 
     def __init__(self, desk: Desk, diary: AppointmentDiary, *, every: float = _EVERY) -> None:
         """`every` is how many seconds lie between two looks."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import ClassVar
 
 from projections.directory import Directory
 from streams.while_open import WhileOpen
@@ -20,7 +19,7 @@ class OpeningsRefresher(WhileOpen):
     """Looks for entries that are no longer good while it is open. Several may run; it costs work, and changes nothing
     else."""
 
-    TITLE: ClassVar[str] = "openings refresher"
+    title = "openings refresher"
 
     def __init__(self, directory: Directory, *, every: float = _EVERY) -> None:
         """`every` is how many seconds lie between two looks."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import ClassVar, Self
+from typing import Self
 
 
 class WhileOpen(ABC):
-    """`_run` goes on until it is cancelled. `TITLE` is the task's name, for whoever looks at a process from outside."""
+    """`_run` goes on until it is cancelled. `title` is the task's name, for whoever looks at a process from outside."""
 
-    TITLE: ClassVar[str]
+    title: str
     _task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name=self.TITLE)
+        self._task = asyncio.create_task(self._run(), name=self.title)
         return self
 
     async def __aexit__(self, *error: object) -> None:

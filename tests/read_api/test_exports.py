@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from html.parser import HTMLParser
 from typing import Any
@@ -62,6 +63,23 @@ async def a_life(book: Served, clinic: Clinic) -> str:
     assert (await book.get(f"/patients/{patient_id}", DESK)).status_code == 200
     await book.post(f"/patients/{patient_id}/erasure", ADMIN, {"ground": "objection"})
     return patient_id
+
+
+async def test_writing_a_long_export_lets_others_have_their_turn(book: Served, clinic: Clinic) -> None:
+    patient_id = await a_life(book, clinic)
+    # Somebody looked, so that the next export tells of it.
+    await book.get(f"/patients/{patient_id}", DESK)
+    told = (await book.get(f"/patients/{patient_id}/export", patient_actor(UUID(patient_id)))).json()
+    found = exports.PersonExport.model_validate(told)
+    long = found.model_copy(update={"looks": found.looks[:1] * 20_000})
+    for write in (exports.document, exports.page):
+        writing, turns = asyncio.ensure_future(write(long)), 0
+        while not writing.done():
+            await asyncio.sleep(0)
+            turns += 1
+        # Nothing else is waited for here: a turn is one that writing gave away, at every 500 looks or sooner.
+        assert turns >= 20_000 / 500
+        assert len(writing.result()) > 20_000
 
 
 async def test_a_person_gets_all_that_is_held_of_them(book: Served, clinic: Clinic) -> None:
